@@ -1,0 +1,201 @@
+"""Every number of the protocol, with its unit and where it comes from.  Floor 0."""
+
+from typing import Final
+
+# --- Specified: changing one of these breaks other nodes -------------------------------------
+
+VERSION: Final = 1
+"""Protocol version, in every prologue and transcript (SPEC 1)."""
+
+CELL_SIZE: Final = 1350
+"""Bytes of a cell on the wire, always (SPEC 1): + 8 UDP + 40 IPv6 = 1398, inside a path MTU of 1400."""
+
+INDEX_SIZE: Final = 4
+"""Bytes of the receiver index in front of every cell (SPEC 2.1)."""
+
+HEADER_SIZE: Final = 16
+"""Bytes of the encrypted header block: one AES block (SPEC 2.1)."""
+
+BODY_OFFSET: Final = INDEX_SIZE + HEADER_SIZE
+
+BODY_SIZE: Final = CELL_SIZE - BODY_OFFSET
+
+TAG_SIZE: Final = 16
+"""Poly1305 (RFC 8439 2.5)."""
+
+FLAG_SIZE: Final = 1
+
+LAYER_SIZE: Final = TAG_SIZE + FLAG_SIZE
+"""What one forward layer takes of the body (SPEC 2.5)."""
+
+LAYER_TEXT_SIZE: Final = BODY_SIZE - TAG_SIZE
+"""Bytes a forward layer encrypts: flag and rest (SPEC 6.1)."""
+
+MAX_HOPS: Final = 6
+"""Hops of a circuit (SPEC 6)."""
+
+PAYLOAD_SIZE: Final = BODY_SIZE - (MAX_HOPS + 1) * LAYER_SIZE
+"""Bytes for messages in a cell, on every circuit: six hops and one end-to-end layer (SPEC 2.5)."""
+
+AREA_SIZE: Final = PAYLOAD_SIZE + LAYER_SIZE
+"""Bytes a backward cell seals: the payload and room for an end-to-end layer (SPEC 6.2)."""
+
+PASS_SIZE: Final = 7
+"""What one backward hop puts in front: flag 1 + counter 6 (SPEC 6.2)."""
+
+SEALED_TEXT_SIZE: Final = BODY_SIZE - TAG_SIZE
+"""Bytes under the link's seal: circuit id and content (SPEC 4.6)."""
+
+SEALED_CONTENT_SIZE: Final = SEALED_TEXT_SIZE - 4
+
+KEY_SIZE: Final = 32
+
+COUNTER_START_LIMIT: Final = 1 << 40
+"""Counter sequences start at random below this (SPEC 2.3)."""
+
+COUNTER_SEND_LIMIT: Final = 1 << 47
+"""A sender stops before this (SPEC 2.3)."""
+
+COUNTER_LIMIT: Final = (1 << 47) + (1 << 44)
+"""A receiver drops a counter at or above this: five offsets below 2^40 are well inside (SPEC 2.3)."""
+
+REPLAY_WINDOW: Final = 2048
+"""Counters a receiver remembers (SPEC 2.4; RFC 6479).  At 20 000 cells/s it spans 100 ms of reordering."""
+
+FILLERS_PER_CHUNK: Final = 64
+"""64 fillers of 17 bytes are 17 whole ChaCha20 blocks (SPEC 6.1)."""
+
+MAX_EARLY: Final = 16
+"""EARLY cells a relay passes on for one circuit (SPEC 7.4; Tor prop 110 has 8)."""
+
+MIN_EARLY: Final = 12
+"""The originator makes MIN_EARLY to MAX_EARLY first cells EARLY (SPEC 7.4)."""
+
+KEYID_SIZE: Final = 8
+X25519_SIZE: Final = 32
+KEM_PUBLIC_SIZE: Final = 1184
+"""ML-KEM-768 encapsulation key (FIPS 203, table 3)."""
+KEM_CIPHERTEXT_SIZE: Final = 1088
+"""ML-KEM-768 ciphertext (FIPS 203, table 3)."""
+EXTRA_SIZE: Final = 49
+"""Length byte and up to 48 bytes of data (SPEC 5.2 steps 4 and 10)."""
+MAX_EXTRA: Final = EXTRA_SIZE - 1
+AUTH_SIZE: Final = 32
+
+CREATE_SIZE: Final = 1 + KEYID_SIZE + X25519_SIZE + KEM_PUBLIC_SIZE + EXTRA_SIZE + AUTH_SIZE
+"""Handshake of CREATE and EXTEND: 1306 (SPEC 5.2 step 6)."""
+
+CREATED_SIZE: Final = X25519_SIZE + KEM_CIPHERTEXT_SIZE + EXTRA_SIZE + AUTH_SIZE
+"""Handshake of CREATED and EXTENDED: 1201 (SPEC 5.2 step 12)."""
+
+MAX_CONTROL_SIZE: Final = 4096
+"""Bytes of a control message (SPEC 8.2)."""
+
+MAX_DATAGRAM_SIZE: Final = 65535
+"""Bytes of a datagram with its destination (SPEC 8.2)."""
+
+MAX_FRAGMENTS: Final = 55
+"""55 * 1204 >= 65535 (SPEC 8.2)."""
+
+CIRCUIT_UNFINISHED: Final = 8
+"""Messages a circuit may have half reassembled (SPEC 8.2)."""
+
+CIRCUIT_REASSEMBLY: Final = 131072
+"""Bytes a circuit may have half reassembled (SPEC 8.2)."""
+
+REASSEMBLY_TIMEOUT: Final = 10.0
+"""Seconds after the newest fragment (SPEC 8.2)."""
+
+MAX_NETWORK_ID: Final = 32
+"""Bytes of a network id (SPEC 1)."""
+
+COOKIE_LIFETIME: Final = 120.0
+"""Seconds a cookie secret is the current one (SPEC 4.4; WireGuard 5.4.7)."""
+
+REKEY_AFTER_TIME: Final = 3600.0
+"""Seconds until the initiator renews a session (SPEC 4.5)."""
+
+REKEY_AFTER_CELLS: Final = 1 << 32
+
+SESSION_LIFETIME: Final = 7200.0
+"""Seconds after which a session is not used at all (SPEC 4.5)."""
+
+SESSION_MAX_CELLS: Final = 1 << 33
+
+PREVIOUS_SESSION: Final = 15.0
+"""Seconds the replaced session is still accepted: cells on the way (SPEC 4.5)."""
+
+PENDING_SESSION: Final = 10.0
+"""Seconds a responder waits for the first cell (SPEC 4.5)."""
+
+RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
+"""Seconds between tries of a handshake datagram, CREATE and EXTEND (SPEC 4.5, 7.3)."""
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds until a link or a hop is given up (SPEC 4.5, 7.3)."""
+
+ANSWER_LIFETIME: Final = 10.0
+"""Seconds a relay keeps CREATED for a repeated CREATE (SPEC 7.1)."""
+
+MAX_OPEN_CREATES: Final = 32
+"""Unanswered CREATEs a relay keeps towards one next hop (SPEC 7.7)."""
+
+UNDER_LOAD_INITIATIONS: Final = 32
+"""Waiting initiations above which cookies are asked for (SPEC 4.8)."""
+
+CHALLENGE_INTERVAL: Final = 1.0
+"""Seconds between PATH_CHALLENGEs of one link (SPEC 4.7)."""
+
+CHALLENGE_LIFETIME: Final = 5.0
+
+LINK_SILENCE: Final = 5.0
+"""Seconds of silence before a link in use is probed (SPEC 4.8)."""
+
+LINK_PROBE_INTERVAL: Final = 1.5
+LINK_PROBES: Final = 3
+
+LINK_IDLE: Final = 120.0
+"""Seconds a link without circuits is remembered (SPEC 4.8)."""
+
+PING_INTERVAL: Final = 10.0
+"""Seconds without backward cells before the originator asks (SPEC 7.6)."""
+
+PING_TRIES: Final = 3
+
+DESTROY_DELAYS: Final = (0.5, 2.0)
+"""DESTROY is sent at once and again at these ages, in seconds (SPEC 7.5)."""
+
+REJECTED_INTERVAL: Final = 1.0
+"""Seconds between REJECTED messages of one circuit (SPEC 8.5)."""
+
+ONION_KEY_LIFETIME: Final = 7 * 86400.0
+"""Seconds an onion key is the current one; it is accepted as long again (SPEC 5.1)."""
+
+# --- Ours: changing one of these changes only this node --------------------------------------
+
+BATCH_CELLS: Final = 48
+"""Cells of one UDP_SEGMENT or UDP_GRO call: 49 * 1350 is more than 65 507 (EMSGSIZE, measured)."""
+
+NODE_REASSEMBLY: Final = 16 << 20
+"""Bytes half reassembled over all circuits of a node."""
+
+MAX_PENDING_SESSIONS: Final = 4096
+"""Sessions a responder keeps that no cell has confirmed."""
+
+MAX_LINKS: Final = 16384
+"""Links of a node; above it, new initiations are dropped."""
+
+MAX_TIMESTAMPS: Final = 65536
+"""Initiator statics whose newest timestamp is remembered."""
+
+QUEUE_PER_KEY: Final = 64
+"""Waiting requests of one prefix or neighbour in a fair queue."""
+
+QUEUE_TOTAL: Final = 8192
+"""Waiting requests in a fair queue."""
+
+HANDSHAKES_PER_TURN: Final = 8
+"""Public-key operations (0.2 to 0.4 ms each) done between two looks at the socket, so that cells do not wait."""
+
+MAX_LINK_BACKLOG: Final = 64
+"""Sealed cells kept for a link that is still shaking hands."""
