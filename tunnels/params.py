@@ -88,6 +88,42 @@ CREATE_SIZE: Final = 1 + KEYID_SIZE + X25519_SIZE + KEM_PUBLIC_SIZE + EXTRA_SIZE
 CREATED_SIZE: Final = X25519_SIZE + KEM_CIPHERTEXT_SIZE + EXTRA_SIZE + AUTH_SIZE
 """Handshake of CREATED and EXTENDED: 1201 (SPEC 5.2 step 12)."""
 
+TIMESTAMP_SIZE: Final = 12
+"""TAI64N (SPEC 4.2)."""
+
+M1_SIZE: Final = X25519_SIZE + (X25519_SIZE + TAG_SIZE) + (KEM_PUBLIC_SIZE + TIMESTAMP_SIZE) + TAG_SIZE
+"""First message of the link handshake: 1292 (SPEC 4.2)."""
+
+M2_SIZE: Final = X25519_SIZE + (KEM_CIPHERTEXT_SIZE + INDEX_SIZE) + TAG_SIZE
+"""Second message of the link handshake: 1140 (SPEC 4.3)."""
+
+PATH_TOKEN_SIZE: Final = 16
+"""Bytes of a PATH_CHALLENGE (SPEC 4.6)."""
+
+PING_TOKEN_SIZE: Final = 8
+"""Bytes of a PING (SPEC 8.3)."""
+
+RELAY_ID_SIZE: Final = 32
+"""SHA-256 (SPEC 5.1)."""
+
+MAX_HOST_SIZE: Final = 253
+"""Bytes of a host name (SPEC 8.4; RFC 1035 2.3.4 without the root label)."""
+
+MAX_LABEL_SIZE: Final = 63
+"""Bytes between two dots of a host name (RFC 1035 2.3.4)."""
+
+MESSAGE_HEAD_SIZE: Final = 3
+"""Type 1, length 2 (SPEC 8.1)."""
+
+FRAGMENT_HEAD_SIZE: Final = 4
+"""Message id 2, index 1, count 1: behind the message head of a fragment (SPEC 8.1)."""
+
+WHOLE_SIZE: Final = PAYLOAD_SIZE - MESSAGE_HEAD_SIZE
+"""Bytes of content that need no fragments: 1208 (SPEC 8.1)."""
+
+PART_SIZE: Final = WHOLE_SIZE - FRAGMENT_HEAD_SIZE
+"""Bytes of content in every fragment but the last: 1204 (SPEC 8.2)."""
+
 MAX_CONTROL_SIZE: Final = 4096
 """Bytes of a control message (SPEC 8.2)."""
 
