@@ -1,7 +1,7 @@
 """ML-KEM-768 (FIPS 203), and the interface behind which it is replaceable.  Floor 2.
 
-`cryptography` draws the randomness of an encapsulation itself, so no `Rng` can make it repeatable: whoever needs the same
-bytes twice, as the simulator does, passes another `Kem`.
+`cryptography` draws the randomness of an encapsulation itself, so no `Rng` can make it repeatable: whoever needs the
+same bytes twice, as the simulator does, passes another `Kem`.
 
   cost    keypair 100 us, encapsulate 35 us, decapsulate 30 us: OpenSSL's share, ours is below 1 us
 """

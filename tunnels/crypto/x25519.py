@@ -1,7 +1,7 @@
 """X25519 key pairs (RFC 7748).  Floor 2.
 
-The scalar lives inside `cryptography`; here are only the rules: which bytes are a key, and that a shared secret of zeros,
-which every point of low order gives, is refused (SPEC 3).
+The scalar lives inside `cryptography`; here are only the rules: which bytes are a key, and that a shared secret of
+zeros, which every point of low order gives, is refused (SPEC 3).
 """
 
 from typing import Final, Self
@@ -14,7 +14,7 @@ from tunnels.params import X25519_SIZE
 
 
 class KeyPair:
-    """A private key and its public key, 32 bytes each.  Only the public one is ever printed."""
+    """A private key and its public key, 32 bytes each.  Neither is ever printed: a public key may name a client."""
 
     __slots__ = ("_private", "public")
 
@@ -44,4 +44,4 @@ class KeyPair:
             raise RemoteError("not a usable X25519 public key") from None
 
     def __repr__(self) -> str:
-        return f"KeyPair({self.public.hex()})"
+        return "KeyPair(25519)"
