@@ -124,6 +124,12 @@ WHOLE_SIZE: Final = PAYLOAD_SIZE - MESSAGE_HEAD_SIZE
 PART_SIZE: Final = WHOLE_SIZE - FRAGMENT_HEAD_SIZE
 """Bytes of content in every fragment but the last: 1204 (SPEC 8.2)."""
 
+HOP_KEYS_SIZE: Final = 5 * KEY_SIZE + 8
+"""KEYS: what a finished handshake yields, 168 (SPEC 5.3)."""
+
+COUNTER_OFFSET_LIMIT: Final = 1 << 40
+"""The counter offset of a hop is taken modulo this (SPEC 5.3)."""
+
 MAX_CONTROL_SIZE: Final = 4096
 """Bytes of a control message (SPEC 8.2)."""
 
@@ -150,6 +156,9 @@ COOKIE_LIFETIME: Final = 120.0
 
 REKEY_AFTER_TIME: Final = 3600.0
 """Seconds until the initiator renews a session (SPEC 4.5)."""
+
+REKEY_JITTER: Final = 0.1
+"""Share of REKEY_AFTER_TIME taken off at random, so that links do not renew in step (SPEC 4.5)."""
 
 REKEY_AFTER_CELLS: Final = 1 << 32
 
@@ -189,6 +198,9 @@ LINK_SILENCE: Final = 5.0
 
 LINK_PROBE_INTERVAL: Final = 1.5
 LINK_PROBES: Final = 3
+
+LOST_NOTICE_INTERVAL: Final = 1.0
+"""Seconds between DESTROYs of one link for circuits we do not know (SPEC 7.5)."""
 
 LINK_IDLE: Final = 120.0
 """Seconds a link without circuits is remembered (SPEC 4.8)."""
@@ -235,3 +247,38 @@ HANDSHAKES_PER_TURN: Final = 8
 
 MAX_LINK_BACKLOG: Final = 64
 """Sealed cells kept for a link that is still shaking hands."""
+
+MAX_TRAINS: Final = 32
+"""Trains of 48 cells that wait on one session between two looks at the socket: 2 MB, then cells are dropped."""
+
+WAKE_DATAGRAMS: Final = 8 * BATCH_CELLS
+"""Datagrams taken from a socket before timers and other tasks run: 8 * 48 relayed cells are about 1.7 ms."""
+
+IPV8_WEIGHT: Final = 16
+"""One IPv8 message counts as this many in WAKE_DATAGRAMS: a signature is checked (0.1 to 0.2 ms)."""
+
+SOCKET_RECEIVE_BUFFER: Final = 4 << 20
+"""Bytes asked of SO_RCVBUF; Linux charges headers too and grants twice that.  Holds 127 full trains or 3640 single
+cells (measured): 30 or 18 ms at 200 000 cells/s, so that a turn of the loop with handshakes in it loses nothing."""
+
+SOCKET_SEND_BUFFER: Final = 256 << 10
+"""Bytes asked of SO_SNDBUF, granted twice: 7 full trains, 4 ms at 1 Gbit/s.  It bridges one turn of the loop; more would
+only add delay in front of a slow line."""
+
+SEND_QUEUE_SIZE: Final = 1 << 20
+"""Bytes that wait for a socket whose buffer is full: 40 ms at 200 Mbit/s.  What finds no room is dropped."""
+
+SEND_QUEUE_AGE: Final = 0.25
+"""Seconds after which waiting bytes are dropped instead of sent: the ends have repeated them by then."""
+
+NO_BUFFERS_PAUSE: Final = 0.002
+"""Seconds until the next try after ENOBUFS, of which no poll reports the end."""
+
+SINGLE_SENDERS: Final = 4096
+"""Receivers remembered as not reachable by UDP_SEGMENT."""
+
+SINGLE_SEND_TIME: Final = 600.0
+"""Seconds until such a receiver is tried with a train again: as long as Linux remembers a path MTU (RFC 8201 4)."""
+
+HEARD_ON: Final = 4096
+"""Senders whose own socket is remembered where several sockets share an address family."""
