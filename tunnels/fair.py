@@ -1,0 +1,97 @@
+"""A queue in which nobody can wait long because of somebody else (SPEC 4.8, 7.7).  Floor 1: values only.
+
+Keys (source prefixes, neighbours) take turns; each key's own requests wait in order.  When the queue is full, the newest
+request of the key with the most waiting makes room: a flood pushes out itself, whatever its rate.
+"""
+
+import ipaddress
+from collections import deque
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+from tunnels.errors import LocalError
+from tunnels.params import QUEUE_PER_KEY, QUEUE_TOTAL
+
+Item = TypeVar("Item")
+
+
+def source_prefix(host: str) -> str:
+    """The network whose hosts share one turn: /24 for IPv4, /48 for IPv6 (SPEC 4.8)."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    bits = 24 if address.version == 4 else 48
+    return str(ipaddress.ip_network((address, bits), strict=False))
+
+
+class FairQueue(Generic[Item]):
+    """Round robin over keys.
+
+    INVARIANT: a key stands in `_by_length[n]` exactly while n > 0 of its items wait.
+    """
+
+    def __init__(self, per_key: int = QUEUE_PER_KEY, total: int = QUEUE_TOTAL) -> None:
+        if per_key < 1 or total < 1:
+            raise LocalError("a queue holds at least one request")
+        self._per_key, self._total = per_key, total
+        self._waiting: dict[Hashable, deque[Item]] = {}
+        self._by_length: list[dict[Hashable, None]] = [{} for _ in range(per_key + 1)]
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Item]:
+        for queue in self._waiting.values():
+            yield from queue
+
+    def add(self, key: Hashable, item: Item) -> list[Item]:
+        """Put `item` behind the others of `key`.
+
+        Returns:
+            What found no room: empty, `item` itself, or somebody else's newest request.
+        """
+        queue = self._waiting.get(key)
+        length = len(queue) if queue else 0
+        if length == self._per_key:
+            return [item]
+        pushed_out: list[Item] = []
+        if self._size == self._total:
+            longest = next(n for n in range(self._per_key, 0, -1) if self._by_length[n])
+            if length >= longest:
+                return [item]
+            pushed_out.append(self._drop_newest(next(iter(self._by_length[longest])), longest))
+        if queue is None:
+            queue = self._waiting[key] = deque()
+        queue.append(item)
+        self._move(key, length, length + 1)
+        self._size += 1
+        return pushed_out
+
+    def pop(self) -> Item | None:
+        """The oldest request of the key whose turn it is, None when nobody waits."""
+        if not self._size:
+            return None
+        key = next(iter(self._waiting))
+        queue = self._waiting.pop(key)
+        item = queue.popleft()
+        self._move(key, len(queue) + 1, len(queue))
+        self._size -= 1
+        if queue:
+            self._waiting[key] = queue  # behind all other keys: its next turn is one round away
+        return item
+
+    def _drop_newest(self, key: Hashable, length: int) -> Item:
+        queue = self._waiting[key]
+        item = queue.pop()
+        self._move(key, length, length - 1)
+        self._size -= 1
+        if not queue:
+            del self._waiting[key]
+        return item
+
+    def _move(self, key: Hashable, old: int, new: int) -> None:
+        if old:
+            del self._by_length[old][key]
+        if new:
+            self._by_length[new][key] = None
