@@ -6,7 +6,7 @@
 Bytes in, bytes and keys out.  It knows neither datagrams (link/datagrams.py wraps M1 and M2 for the network) nor REKEY,
 which carries the same two messages inside a session, nor which timestamp an initiator used last.
 
-  cost    initiation 0.30 ms to make, 0.11 ms to read; answer 0.21 ms to make, 0.15 ms to read
+  cost    M1 0.24 ms to make and 0.10 ms to read; M2 0.19 ms to make and 0.14 ms to read, and the keys with it
 """
 
 import math
