@@ -13,6 +13,8 @@ from typing import Final
 
 import libnacl
 
+from tunnels.errors import LocalError
+
 _sodium = libnacl.nacl
 _P, _N, _IC = ctypes.c_void_p, ctypes.c_ulonglong, ctypes.c_uint32
 
@@ -78,6 +80,12 @@ def wipe(buffer: bytearray) -> None:
         _memzero(address_of(buffer), len(buffer))
 
 
+def _check_sizes(key: bytes, nonce: bytes, nonce_size: int) -> None:
+    """libsodium is told no sizes of keys and nonces: it would read past the end of a short one."""
+    if len(key) != 32 or len(nonce) != nonce_size:
+        raise LocalError(f"a key of 32 and a nonce of {nonce_size} bytes are needed, not {len(key)} and {len(nonce)}")
+
+
 def equal(a: bytes, b: bytes) -> bool:
     """Constant-time comparison of two tags."""
     return hmac.compare_digest(a, b)
@@ -85,6 +93,7 @@ def equal(a: bytes, b: bytes) -> bool:
 
 def chacha20(key: bytes, nonce: bytes, data: bytes) -> bytes:
     """`data` xor the keystream from block 0 (RFC 8439 2.4).  For handshakes: copies."""
+    _check_sizes(key, nonce, 12)
     out = ctypes.create_string_buffer(len(data))
     xor_at(out, data, len(data), nonce, 0, key)
     return out.raw
@@ -92,6 +101,7 @@ def chacha20(key: bytes, nonce: bytes, data: bytes) -> bytes:
 
 def seal(key: bytes, nonce: bytes, text: bytes, ad: bytes = b"") -> bytes:
     """ChaCha20-Poly1305, ciphertext then tag (RFC 8439 2.8).  For handshakes: copies."""
+    _check_sizes(key, nonce, 12)
     out = ctypes.create_string_buffer(len(text) + 16)
     at = ctypes.addressof(out)
     seal_at(at, at + len(text), None, text, len(text), ad, len(ad), None, nonce, key)
@@ -100,6 +110,7 @@ def seal(key: bytes, nonce: bytes, text: bytes, ad: bytes = b"") -> bytes:
 
 def open_sealed(key: bytes, nonce: bytes, sealed: bytes, ad: bytes = b"") -> bytes | None:
     """What `seal` was given, or None when the tag is wrong or missing."""
+    _check_sizes(key, nonce, 12)
     size = len(sealed) - 16
     if size < 0:
         return None
@@ -111,6 +122,7 @@ def open_sealed(key: bytes, nonce: bytes, sealed: bytes, ad: bytes = b"") -> byt
 
 def xseal(key: bytes, nonce: bytes, text: bytes, ad: bytes) -> bytes:
     """XChaCha20-Poly1305 with a 24-byte nonce (draft-irtf-cfrg-xchacha-03), ciphertext then tag."""
+    _check_sizes(key, nonce, 24)
     out = ctypes.create_string_buffer(len(text) + 16)
     _xseal(out, None, text, len(text), ad, len(ad), None, nonce, key)
     return out.raw
@@ -118,6 +130,7 @@ def xseal(key: bytes, nonce: bytes, text: bytes, ad: bytes) -> bytes:
 
 def xopen(key: bytes, nonce: bytes, sealed: bytes, ad: bytes) -> bytes | None:
     """What `xseal` was given, or None."""
+    _check_sizes(key, nonce, 24)
     if len(sealed) < 16:
         return None
     out = ctypes.create_string_buffer(max(len(sealed) - 16, 1))
