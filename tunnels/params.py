@@ -282,3 +282,83 @@ SINGLE_SEND_TIME: Final = 600.0
 
 HEARD_ON: Final = 4096
 """Senders whose own socket is remembered where several sockets share an address family."""
+
+MAX_PORT: Final = 65535
+
+MAX_POLICY_SUMMARY: Final = 1000
+"""Characters of the policy summary in a relay descriptor (Tor's MAX_EXITPOLICY_SUMMARY_LEN)."""
+
+SUMMARY_REJECTED_IPV4: Final = 1 << 25
+"""IPv4 addresses a policy may reject at a port that its summary calls open: two /8 (Tor's policy summary)."""
+
+SUMMARY_REJECTED_IPV6: Final = 1 << 112
+"""IPv6 addresses, likewise: a /16."""
+
+DNS_TIMEOUT: Final = 5.0
+"""Seconds an exit looks for one host name, all tries and name servers included (resolv.conf(5) waits as long for one try)."""
+
+DNS_TRY: Final = 1.5
+"""Seconds until the next name server is asked: three tries fit into DNS_TIMEOUT."""
+
+DNS_MIN_TTL: Final = 300.0
+"""Seconds a name keeps its addresses at least (Tor's MIN_DNS_TTL): a name that changes at once is a rebinding attack or a
+tracker."""
+
+DNS_MAX_TTL: Final = 3600.0
+"""Seconds, at most (Tor's MAX_DNS_TTL)."""
+
+DNS_NEGATIVE_TTL: Final = 60.0
+"""Seconds a name is remembered not to exist."""
+
+DNS_CACHE: Final = 4096
+"""Names an exit remembers: about 4 MB."""
+
+DNS_LOOKUPS: Final = 128
+"""Names an exit looks for at the same time: two sockets each, a quarter of the usual 1024 descriptors."""
+
+DNS_ADDRESSES: Final = 16
+"""Addresses of one name that are looked at."""
+
+EXIT_CIRCUITS: Final = 1024
+"""Circuits with UDP sockets at an exit: two descriptors each."""
+
+EXIT_IDLE: Final = 300.0
+"""Seconds without a datagram *to* the outside after which a circuit's sockets close, and for which an address may answer (RFC
+4787 REQ-5: 120 at the least, 300 recommended)."""
+
+EXIT_PEERS: Final = 1024
+"""Addresses that may answer one circuit; the one written to longest ago goes first.  A BitTorrent DHT node asks about 500
+in EXIT_IDLE seconds."""
+
+EXIT_RATE: Final = 5000.0
+"""Datagrams a second of one circuit, each way: 48 Mbit/s of 1200 bytes."""
+
+EXIT_TOTAL_RATE: Final = 50000.0
+"""Datagrams a second of all circuits, each way."""
+
+EXIT_BURST: Final = 0.2
+"""Seconds of its rate that a circuit may send at once after a silence."""
+
+EXIT_QUEUE: Final = 65536
+"""Bytes of one circuit that wait for host names, overhead included."""
+
+EXIT_TOTAL_QUEUE: Final = 8 << 20
+"""Bytes of all circuits that wait for host names."""
+
+EXIT_QUEUE_OVERHEAD: Final = 256
+"""Bytes a waiting datagram counts for besides its own: objects around it, so that empty ones are bounded too."""
+
+EXIT_NAMES: Final = 8
+"""Host names one circuit may have looked for at the same time."""
+
+EXIT_TOTAL_NAMES: Final = DNS_LOOKUPS
+"""Host names looked for at the same time, over all circuits."""
+
+EXIT_PINS: Final = 64
+"""Host names of a circuit whose address is kept, so that a flow stays with one server."""
+
+EXIT_PIN: Final = 60.0
+"""Seconds a circuit keeps the address of a host name before it asks again."""
+
+EXIT_READS: Final = 32
+"""Datagrams read from one socket before others get their turn."""
