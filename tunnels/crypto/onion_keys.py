@@ -48,6 +48,16 @@ class DatedKey:
             raise LocalError(f"{birth} is no time")
         return cls(pair, keyid_of(pair.public), birth)
 
+    @property
+    def due(self) -> float:
+        """When the next key takes its place."""
+        return self.birth + ONION_KEY_LIFETIME
+
+    @property
+    def end(self) -> float:
+        """When it opens no handshake any more."""
+        return self.birth + ACCEPTED_FOR
+
     def not_after(self, now: float) -> "DatedKey":
         """The key, born at `now` at the latest."""
         return self if self.birth <= now else DatedKey(self.pair, self.keyid, now)
@@ -86,13 +96,13 @@ class OnionKeys:
     @property
     def next_rotation(self) -> float:
         """Wall seconds at which `rotate` has something to do: a key to make or one to forget."""
-        due = self._live().birth + ONION_KEY_LIFETIME
-        return due if self._previous is None else min(due, self._previous.birth + ACCEPTED_FOR)
+        due = self._live().due
+        return due if self._previous is None else min(due, self._previous.end)
 
     def accepted(self, now: float) -> Mapping[bytes, KeyPair]:
         """By KEYID, the keys that are younger than ACCEPTED_FOR: exact even when `rotate` is late."""
         held = (self._live(), self._previous)
-        return {key.keyid: key.pair for key in held if key is not None and now - key.birth < ACCEPTED_FOR}
+        return {key.keyid: key.pair for key in held if key is not None and now < key.end}
 
     def rotate(self, now: float) -> bool:
         """Make a new key and forget the oldest when it is time.
@@ -105,9 +115,9 @@ class OnionKeys:
         before = (self._live(), self._previous)
         current = self._live().not_after(now)
         previous = self._previous and self._previous.not_after(now)
-        if now - current.birth >= ONION_KEY_LIFETIME:
+        if now >= current.due:
             current, previous = DatedKey.of(KeyPair.generate(self._rng), now), current
-        if previous is not None and now - previous.birth >= ACCEPTED_FOR:
+        if previous is not None and now >= previous.end:
             previous = None
         self._current, self._previous = current, previous
         return (current, previous) != before
