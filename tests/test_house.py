@@ -8,7 +8,7 @@ import pytest
 from tests.support import house
 
 MODULES = house.modules()
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+TREES = {module: house.parse(path) for module, path in MODULES.items()}
 
 Rule = Callable[[str, ast.Module], list[str]]
 RULES: tuple[Rule, ...] = (

@@ -79,6 +79,10 @@ def modules() -> dict[str, Path]:
     }
 
 
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def under(module: str, tops: tuple[str, ...]) -> bool:
     return any(f"{module}.".startswith(f"{top}.") for top in tops)
 
