@@ -81,7 +81,7 @@ def wipe(buffer: bytearray) -> None:
 
 
 def _check_sizes(key: bytes, nonce: bytes, nonce_size: int) -> None:
-    """libsodium is told no sizes of keys and nonces: it would read past the end of a short one."""
+    """The library is told no sizes of keys and nonces: it would read past the end of a short one."""
     if len(key) != 32 or len(nonce) != nonce_size:
         raise LocalError(f"a key of 32 and a nonce of {nonce_size} bytes are needed, not {len(key)} and {len(nonce)}")
 
