@@ -178,6 +178,15 @@ def test_saved_keys_come_back(start: float, steps: list[float]) -> None:
     assert accepted(again, now) == accepted(keys, now)
 
 
+@given(starts, st.lists(jumps, max_size=8))
+def test_keys_saved_under_a_clock_that_jumps_come_back_too(start: float, steps: list[float]) -> None:
+    keys, now = OnionKeys.generate(start, rng()), start
+    for jump in steps:
+        now += jump
+        keys.rotate(now)
+        assert OnionKeys.from_bytes(keys.to_bytes(), rng()).to_bytes() == keys.to_bytes()
+
+
 def test_keys_that_came_back_open_the_same_handshakes() -> None:
     keys = OnionKeys.generate(START, rng())
     keys.rotate(START + WEEK)
