@@ -24,9 +24,6 @@ from tunnels.errors import LocalError
 from tunnels.ids import Rng
 from tunnels.params import ONION_KEY_LIFETIME, X25519_SIZE
 
-ACCEPTED_FOR: Final = 2 * ONION_KEY_LIFETIME
-"""Seconds from its birth during which a key opens handshakes."""
-
 _FORMAT: Final = 1
 """First byte of the saved form."""
 _ENTRY: Final = struct.Struct(f">d{X25519_SIZE}s")
@@ -55,8 +52,11 @@ class DatedKey:
 
     @property
     def end(self) -> float:
-        """When it opens no handshake any more."""
-        return self.birth + ACCEPTED_FOR
+        """When it opens no handshake any more.
+
+        Added in two steps: so it is, to the last bit, when a successor that came in time is due.
+        """
+        return self.due + ONION_KEY_LIFETIME
 
     def not_after(self, now: float) -> "DatedKey":
         """The key, born at `now` at the latest."""
@@ -100,7 +100,7 @@ class OnionKeys:
         return due if self._previous is None else min(due, self._previous.end)
 
     def accepted(self, now: float) -> Mapping[bytes, KeyPair]:
-        """By KEYID, the keys that are younger than ACCEPTED_FOR: exact even when `rotate` is late."""
+        """By KEYID, the keys that are younger than two lifetimes: exact even when `rotate` is late."""
         held = (self._live(), self._previous)
         return {key.keyid: key.pair for key in held if key is not None and now < key.end}
 
