@@ -17,7 +17,7 @@ from tunnels.crypto.x25519 import KeyPair
 from tunnels.errors import LocalError, RemoteError
 from tunnels.ids import Address, CircuitId, Drop, Index, Rng
 from tunnels.link.datagrams import Gate, build_initiation, build_response, mac1_of, open_cookie_reply
-from tunnels.link.handshake import Initiator, SessionKeys, read_initiation, tai64n
+from tunnels.link.handshake import Initiation, Initiator, SessionKeys, read_initiation, tai64n
 from tunnels.link.link import Link, LinkState, Run
 from tunnels.link.outbox import TrainPool
 from tunnels.link.responder import Responder
@@ -484,19 +484,19 @@ class Links:
                 return True
             link = Link(initiation.static, waiting.sender, self.responder.static, now, self._rng, self._mark_dirty,
                         self._epoch)  # fmt: skip
-        self._answer(link, initiation, waiting.sender, now)
+        self._answer(link, initiation, waiting.index, waiting.sender, now)
         return True
 
-    def _answer(self, link: Link, initiation: Initiation, sender: Address, now: float) -> None:
+    def _answer(self, link: Link, initiation: Initiation, peer: Index, sender: Address, now: float) -> None:
         index = self._new_index()
         try:
             m2, keys = initiation.answer(index, self._rng, self._kem)
         except RemoteError:
             self.drops[Drop.BAD_HANDSHAKE] += 1
             return
-        session = self._new_session(link, keys, index, initiation.index, now, initiator=False)
+        session = self._new_session(link, keys, index, peer, now, initiator=False)
         self._add_pending(session, now)
-        self._raw.append((build_response(m2, initiation.index, initiation.static, self._rng), sender))
+        self._raw.append((build_response(m2, peer, initiation.static, self._rng), sender))
 
     def _on_rekey(self, link: Link, message: lm.LinkMessage, now: float) -> None:
         assert isinstance(message, lm.Rekey)

@@ -54,7 +54,7 @@ class Responder:
         self.static: Final = static
         self.queue: Final[FairQueue[Waiting]] = FairQueue()
         self._gate = Gate(static.public)
-        self._cookies = CookieMaker(static.public, rng, now)
+        self._cookies = CookieMaker(rng, now)
         self._network_id = network_id
         self._rng = rng
         self._timestamps = Timestamps()

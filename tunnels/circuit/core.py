@@ -1,0 +1,182 @@
+"""What every circuit of a node shares: links, timers, dice, tables, and the list of what happened.  Floor 3: sans-IO.
+
+Roles are tables (`Role`): which commands and messages a node understands is what it was given, so onion services add theirs
+without this package knowing that they exist.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from tunnels.crypto.kem import Kem
+from tunnels.crypto.onion_keys import OnionKeys
+from tunnels.errors import LocalError
+from tunnels.ids import Address, CircuitId, CloseReason, Drop, RelayId, Rng
+from tunnels.link.link import Link, LinkState
+from tunnels.link.outbox import Train
+from tunnels.params import DESTROY_DELAYS
+from tunnels.path.directory import Directory, RelayInfo
+from tunnels.timers import Timers
+from tunnels.wire.destination import Destination
+from tunnels.wire.fragments import NodeBudget
+from tunnels.wire.link_messages import Destroy
+from tunnels.wire.messages import Message, RejectReason, table
+
+if TYPE_CHECKING:
+    from tunnels.circuit.create import Creates
+    from tunnels.circuit.extend import Lane
+    from tunnels.circuit.origin import OriginCircuit
+    from tunnels.circuit.relay import RelayCircuit
+    from tunnels.link.links import Handler, Links
+    from tunnels.wire.cell import Command
+
+RelayHandler = Callable[["RelayCircuit", Any, bool, float], None]
+"""What a hop does with a message: (circuit, message, whether all its cells were EARLY, now)."""
+
+OriginHandler = Callable[["OriginCircuit", int, Any, float], None]
+"""What an originator does with a message: (circuit, number of the hop that wrote it, message, now)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A part a node can play, as tables."""
+
+    name: str
+    commands: Mapping[Command, Callable[[Core], Handler]] = field(default_factory=dict)
+    relay: Mapping[type[Message], RelayHandler] = field(default_factory=dict)
+    origin: Mapping[type[Message], OriginHandler] = field(default_factory=dict)
+
+
+# --- Events: what the world above is told ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitOpened:
+    circuit: OriginCircuit
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitClosed:
+    """`culprit`: number of the hop (from 0) that could not be reached or broke the protocol; the pair before and at it shares the blame."""
+
+    circuit: OriginCircuit
+    reason: CloseReason
+    culprit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramArrived:
+    circuit: OriginCircuit
+    origin: Destination
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramRejected:
+    circuit: OriginCircuit
+    destination: Destination
+    reason: RejectReason
+
+
+@dataclass(frozen=True, slots=True)
+class ExitDatagram:
+    """An originator wants this sent from here."""
+
+    circuit: RelayCircuit
+    destination: Destination
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayCircuitClosed:
+    circuit: RelayCircuit
+    reason: CloseReason
+
+
+Event = CircuitOpened | CircuitClosed | DatagramArrived | DatagramRejected | ExitDatagram | RelayCircuitClosed
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """What a relay grants to others.
+
+    Attributes:
+        max_joined_circuits: circuits of others at one time.
+        exits: whether datagrams leave the network here.
+        exit_single_hop: whether they do on circuits where we are the only hop.
+        private_addresses: whether relays at private and loopback addresses are dialled (test networks).
+    """
+
+    max_joined_circuits: int = 100
+    exits: bool = False
+    exit_single_hop: bool = False
+    private_addresses: bool = False
+
+
+class Core:
+    """The shared part.  `links` and `creates` are set by the engine, which builds all three."""
+
+    links: Links
+    creates: Creates
+
+    def __init__(self, *, network_id: bytes, rng: Rng, kem: Kem, timers: Timers, directory: Directory,
+                 relay_id: RelayId | None, onion_keys: OnionKeys | None, limits: RelayLimits, families: Collection[int],
+                 epoch: float, roles: Iterable[Role]) -> None:  # fmt: skip
+        self.network_id: Final = network_id
+        self.rng: Final = rng
+        self.kem: Final = kem
+        self.timers: Final = timers
+        self.directory: Final = directory
+        self.relay_id: Final = relay_id
+        """Our own id, None when we are no relay."""
+        self.onion_keys: Final = onion_keys
+        self.limits = limits
+        self.families = families
+        """IP versions we can send to."""
+        self.epoch: Final = epoch
+        """Wall clock minus `now`, seconds."""
+        self.drops: Final[Counter[Drop]] = Counter()
+        self.closed: Final[Counter[CloseReason]] = Counter()
+        """Circuits that ended here, ours and others', by reason."""
+        self.events: list[Event] = []
+        self.budget: Final = NodeBudget()
+        self.scratch: Final = Train()
+        """Where a cell is opened that does not go on."""
+        self.lanes: dict[bytes, Lane] = {}
+        """EXTENDs by the link key of the next hop; a lane per relay of the directory at most."""
+        self.joined: dict[RelayCircuit, None] = {}
+        """Circuits of others that cross us."""
+        roles = list(roles)
+        self.relay_handlers: Final = _merged(role.relay for role in roles)
+        self.origin_handlers: Final = _merged(role.origin for role in roles)
+        self.forward_messages: Final = table(*self.relay_handlers)
+        self.backward_messages: Final = table(*self.origin_handlers)
+        self.commands: Final = _merged(role.commands for role in roles)
+
+    def address_of(self, relay: RelayInfo) -> Address | None:
+        """Where we can send to `relay`; None when nowhere, or only at an address we must not dial (SPEC 7.2)."""
+        address = relay.address_in(self.families)
+        if address is None or self.limits.private_addresses or ipaddress.ip_address(address[0]).is_global:
+            return address
+        return None
+
+    def destroy(self, link: Link, circuit_id: CircuitId | None, sender_id: CircuitId | None, now: float) -> None:
+        """Say DESTROY, and say it again later: the cell may be lost (SPEC 7.5)."""
+        message = Destroy(circuit_id, sender_id)
+        link.send(message)
+        for delay in DESTROY_DELAYS:
+            self.timers.at(now + delay, lambda _: link.send(message) if link.state is LinkState.UP else None)
+
+
+def _merged(tables: Iterable[Mapping[Any, Any]]) -> Mapping[Any, Any]:
+    merged: dict[Any, Any] = {}
+    for each in tables:
+        if both := merged.keys() & each.keys():
+            raise LocalError(f"two roles want {sorted(str(key) for key in both)}")
+        merged |= each
+    return MappingProxyType(merged)
