@@ -110,6 +110,7 @@ class _Timers(selectors.BaseSelector):
                 self.now, self._turns = heap[0][0], 0
         self._turns += 1
         if self._turns > MAX_TURNS:
+            self._turns = 0  # what follows is the clean-up, and has turns of its own
             raise SpinningError(f"{MAX_TURNS} turns at {self.now:.6f} s and time stands still; {_waiting()}")
         now, ready = self.now, self.ready
         while heap and heap[0][0] <= now:
