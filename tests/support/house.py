@@ -19,7 +19,7 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("tunnels.crypto",),
     ("tunnels.circuit", "tunnels.link", "tunnels.path", "tunnels.exit.policy"),
     ("tunnels.engine",),
-    ("tunnels.community", "tunnels.endpoint", "tunnels.settings", "tunnels.exit", "sim"),
+    ("tunnels.community", "tunnels.driver", "tunnels.endpoint", "tunnels.settings", "tunnels.exit", "sim"),
     ("node.cli", "node.daemon", "node.__main__"),
 )
 """What stands on which floor; the longest name that fits a module counts.
