@@ -113,10 +113,12 @@ class Initiator:
 class Initiation:
     """An M1 that was read and is genuine; whether it is new, its `timestamp` says."""
 
-    __slots__ = ("_ek", "_noise", "static", "timestamp")
+    __slots__ = ("_ek", "_noise", "index", "static", "timestamp")
 
-    def __init__(self, noise: HandshakeState, static: bytes, ek: bytes, timestamp: bytes) -> None:
+    def __init__(self, noise: HandshakeState, static: bytes, index: Index, ek: bytes, timestamp: bytes) -> None:
         self._noise, self._ek = noise, ek
+        self.index: Final = index
+        """The new session's, at the initiator's side."""
         self.static: Final = static
         """The initiator's static public key: it holds the private one, or replays who does."""
         self.timestamp: Final = timestamp
@@ -151,7 +153,7 @@ def read_initiation(m1: bytes, *, network_id: bytes, static: KeyPair, index: Ind
     noise = HandshakeState(IK, Role.RESPONDER, prologue(network_id, index), static)
     payload = noise.read_message(m1)
     assert noise.rs is not None, "M1 carries s"
-    return Initiation(noise, noise.rs, payload[:KEM_PUBLIC_SIZE], payload[KEM_PUBLIC_SIZE:])
+    return Initiation(noise, noise.rs, index, payload[:KEM_PUBLIC_SIZE], payload[KEM_PUBLIC_SIZE:])
 
 
 def prologue(network_id: bytes, index: Index) -> bytes:
