@@ -128,6 +128,7 @@ def test_a_message_id_that_does_not_fit_is_our_own_fault(message_id: int) -> Non
         fragment_payload(length=WHOLE_SIZE + 1),
         fragment_payload(length=3),
         fragment_payload(length=0),
+        fragment_payload(index=1, count=2, length=3),
         fragment_payload(count=0),
         fragment_payload(count=1, part=5),
         fragment_payload(index=2, count=2),
@@ -316,6 +317,19 @@ def test_a_full_node_takes_room_from_the_same_circuit_first() -> None:
     for message_id in range(3):
         busy.add(begun(message_id), early=False, now=1.0)
     assert (other.unfinished, busy.unfinished, budget.held) == (1, 2, budget.limit)
+
+
+def test_a_circuit_with_nothing_to_push_out_takes_the_place_of_the_node_s_oldest() -> None:
+    budget = NodeBudget(3 * PART_SIZE)
+    one, two, three = (Reassembler(budget) for _ in range(3))
+    fragments = fragments_of(DATAGRAM, bytes(3000))
+    one.add(fragments[0], early=False, now=0.0)
+    two.add(fragments[0], early=False, now=1.0)
+    one.add(fragments[1], early=False, now=2.0)
+    three.add(fragments[0], early=False, now=3.0)
+    assert (one.unfinished, two.unfinished, three.unfinished, budget.forgotten) == (1, 0, 1, 1)
+    budget.expire(2.0 + REASSEMBLY_TIMEOUT)
+    assert (one.unfinished, three.unfinished) == (0, 1)
 
 
 def test_circuits_that_sit_on_their_fragments_do_not_keep_an_honest_extend_out() -> None:
