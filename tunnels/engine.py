@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tunnels.circuit import create, exit, extend, origin, relay  # noqa: A004 (the role is called so)
-from tunnels.circuit.core import Core, Event, RelayLimits, Role
+from tunnels.circuit.core import Core, Event, Role
 from tunnels.circuit.create import Creates
+from tunnels.circuit.limits import RelayLimits
 from tunnels.circuit.origin import OriginCircuit
 from tunnels.circuit.relay import RelayCircuit
 from tunnels.crypto.kem import Kem, MlKem768

@@ -362,3 +362,6 @@ EXIT_PIN: Final = 60.0
 
 EXIT_READS: Final = 32
 """Datagrams read from one socket before others get their turn."""
+
+REAP_INTERVAL: Final = 5.0
+"""Seconds between looks at the circuits of others for ones that are over their limits."""

@@ -1,10 +1,10 @@
 """Whole nodes on the virtual network, for tests that need more than one: engines, drivers and addresses, nothing else.
 
-    async def main() -> None:
-        world = World(delay=0.1, loss=0.02)
-        relays = [world.relay(exits=True) for _ in range(3)]
-        client = world.client()
-        circuit = await client.build(relays)
+async def main() -> None:
+    world = World(delay=0.1, loss=0.02)
+    relays = [world.relay(exits=True) for _ in range(3)]
+    client = world.client()
+    circuit = await client.build(relays)
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from tunnels.circuit.core import (
     DatagramArrived,
     Event,
     ExitDatagram,
-    RelayLimits,
     Role,
 )
+from tunnels.circuit.limits import RelayLimits
 from tunnels.circuit.origin import OriginCircuit
 from tunnels.crypto.kem import Kem
 from tunnels.crypto.onion_keys import OnionKeys

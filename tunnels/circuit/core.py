@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from tunnels.circuit.limits import RelayLimits, overdue
 from tunnels.crypto.kem import Kem
 from tunnels.crypto.onion_keys import OnionKeys
 from tunnels.errors import LocalError
 from tunnels.ids import Address, CircuitId, CloseReason, Drop, RelayId, Rng
 from tunnels.link.link import Link, LinkState
 from tunnels.link.outbox import Train
-from tunnels.params import DESTROY_DELAYS
+from tunnels.params import DESTROY_DELAYS, REAP_INTERVAL
 from tunnels.path.directory import Directory, RelayInfo
 from tunnels.timers import Timers
 from tunnels.wire.destination import Destination
@@ -101,23 +102,6 @@ class RelayCircuitClosed:
 Event = CircuitOpened | CircuitClosed | DatagramArrived | DatagramRejected | ExitDatagram | RelayCircuitClosed
 
 
-@dataclass(frozen=True, slots=True)
-class RelayLimits:
-    """What a relay grants to others.
-
-    Attributes:
-        max_joined_circuits: circuits of others at one time.
-        exits: whether datagrams leave the network here.
-        exit_single_hop: whether they do on circuits where we are the only hop.
-        private_addresses: whether relays at private and loopback addresses are dialled (test networks).
-    """
-
-    max_joined_circuits: int = 100
-    exits: bool = False
-    exit_single_hop: bool = False
-    private_addresses: bool = False
-
-
 class Core:
     """The shared part.  `links` and `creates` are set by the engine, which builds all three."""
 
@@ -164,6 +148,19 @@ class Core:
         if address is None or self.limits.private_addresses or ipaddress.ip_address(address[0]).is_global:
             return address
         return None
+
+    def join(self, circuit: RelayCircuit, now: float) -> None:
+        """Take a circuit of somebody else in, and look after it from time to time."""
+        if not self.joined:
+            self.timers.at(now + REAP_INTERVAL, self._reap)
+        self.joined[circuit] = None
+
+    def _reap(self, now: float) -> None:
+        for circuit in list(self.joined):
+            if reason := overdue(self.limits, idle=now - circuit.used, cells=circuit.cells):
+                circuit.close(reason, now)
+        if self.joined:
+            self.timers.at(now + REAP_INTERVAL, self._reap)
 
     def destroy(self, link: Link, circuit_id: CircuitId | None, sender_id: CircuitId | None, now: float) -> None:
         """Say DESTROY, and say it again later: the cell may be lost (SPEC 7.5)."""

@@ -95,7 +95,7 @@ class Creates:
             link.send(Destroy(message.circuit_id, None))
             return
         circuit = RelayCircuit(core, link, message.circuit_id, keys, now)
-        core.joined[circuit] = None
+        core.join(circuit, now)
         circuit.answer(message.handshake, Created(message.circuit_id, circuit.forward_id, created), now)
 
 
