@@ -32,15 +32,25 @@ _OWN_PORT: Final = (
 )
 
 
+def unwrapped(endpoint: Endpoint) -> Endpoint:
+    """The endpoint below all of IPv8's wrappers.
+
+    A community of ours that has StatisticsEndpoint above it should listen here too (`remove_listener(self)`, then
+    `add_prefix_listener(self, prefix)`): py-ipv8 3.2 lets only the first community on a StatisticsEndpoint hear
+    anything, and none when a DispatcherEndpoint is below.
+    """
+    while isinstance(endpoint, StatisticsEndpoint | TunnelEndpoint):
+        endpoint = endpoint.endpoint
+    return endpoint
+
+
 def cell_port(endpoint: Endpoint) -> CellPort:
     """The port for cells on the socket(s) of `endpoint`, open or not yet.
 
     Raises:
         EndpointError: it does not show us datagrams without an IPv8 prefix, or we cannot tell whether it does.
     """
-    below = endpoint
-    while isinstance(below, StatisticsEndpoint | TunnelEndpoint):
-        below = below.endpoint
+    below = unwrapped(endpoint)
     name = f"{type(below).__module__}.{type(below).__qualname__}"
     if isinstance(below, CryptoEndpoint):
         raise EndpointError(f"{name} hands out datagrams with an IPv8 prefix only and would swallow cells; {_OWN_PORT}")

@@ -173,6 +173,11 @@ class BatchedEndpoint(Endpoint):  # also a tunnels.endpoint.face.CellPort
         return tuple(sock.address for sock in self._sockets)
 
     @property
+    def queued(self) -> int:
+        """Bytes that wait for the kernel, over all sockets."""
+        return sum(sock.queued for sock in self._sockets)
+
+    @property
     def interfaces(self) -> dict[str, Endpoint]:
         """As DispatcherEndpoint's: IPv8 looks here which kinds of address we can speak to."""
         return {INTERFACE_NAME[family]: self for _, family in self._binds}

@@ -56,7 +56,6 @@ _BUFFER_SIZE: Final = 4 * _READ_SIZE
 
 _LAST_READ: Final = _BUFFER_SIZE - _READ_SIZE
 
-_FULL: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 _NO_TRAIN: Final = frozenset({errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP})
 """What Linux says when a train cannot go this way: path MTU too small (EMSGSIZE, before 6.14 EINVAL), a device that
 cannot fill in checksums (EIO)."""
@@ -233,9 +232,12 @@ class BatchedSocket:
                     self._socket.sendmsg((part,), _SEGMENTS, 0, receiver)
                 else:
                     self._socket.sendto(part, receiver)
+            except BlockingIOError as error:
+                self._wait(error)
+                return at
             except OSError as error:
                 counters.errors[_name(error)] += 1
-                if error.errno in _FULL:
+                if error.errno == errno.ENOBUFS:
                     self._wait(error)
                     return at
                 if step > unit and error.errno in _NO_TRAIN:
