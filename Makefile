@@ -28,7 +28,7 @@ help:
 	@sed -n 's/^#? \{0,1\}//p' Makefile
 
 # One stamp for each set of extras.  Without a working interpreter behind it a stamp is worth nothing: made again.
-$(VENV)/ready-%: pyproject.toml scripts/environment scripts/prerequisites $(if $(wildcard $(PY)),,FORCE)
+$(VENV)/ready-%: pyproject.toml scripts/environment scripts/prerequisites $(shell test -x $(PY) || echo FORCE)
 	@scripts/environment $(VENV) $*
 
 demo: $(VENV)/ready-demo

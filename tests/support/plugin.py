@@ -99,8 +99,11 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return str(reason).removeprefix("Skipped: ")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    yield  # pytest's own summary first: ours is what the session ends with
     passed, failed, skipped = (terminalreporter.getreports(name) for name in ("passed", "failed", "skipped"))
     if rows := list(_figures([*passed, *failed])):
         terminalreporter.section(f"figures, size {config.getoption('--size')}")
