@@ -1,13 +1,15 @@
 """An IPv8 endpoint on the virtual network, with the face for cells of our real one (SPEC 1).  Floor 5.
 
-IPv8 communities and tunnel communities run over it unchanged.  IPv8 asks the operating system which addresses this
-machine has, and treats those as its local network: give virtual nodes addresses the machine has not.
+IPv8 communities and tunnel communities run over it unchanged.  They are kept from asking the operating system which
+addresses this machine has, because no two machines have the same.  One place is left: a community made on an endpoint
+that is open already asks once, and the answer is thrown away; make it first and open then, as IPv8's own loader does.
 """
 
 import asyncio
 import socket
 from typing import Final
 
+from ipv8.community import Community
 from ipv8.messaging.interfaces.endpoint import Endpoint, EndpointClosedException, EndpointListener
 from ipv8.messaging.interfaces.udp.endpoint import Address as IPv8Address
 from ipv8.messaging.interfaces.udp.endpoint import UDPv4Address, UDPv6Address
@@ -108,7 +110,7 @@ class VirtualEndpoint(Endpoint):  # also a tunnels.endpoint.face.CellPort
             self.close()
             raise
         for listener in (*self._listeners, *(found for several in self._prefix_map.values() for found in several)):
-            self._tell_address(listener)
+            self._settle(listener)
         return True
 
     def close(self) -> None:
@@ -126,11 +128,11 @@ class VirtualEndpoint(Endpoint):  # also a tunnels.endpoint.face.CellPort
 
     def add_listener(self, listener: EndpointListener) -> None:
         super().add_listener(listener)
-        self._tell_address(listener)
+        self._settle(listener)
 
     def add_prefix_listener(self, listener: EndpointListener, prefix: bytes) -> None:
         super().add_prefix_listener(listener, prefix)
-        self._tell_address(listener)
+        self._settle(listener)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -156,14 +158,24 @@ class VirtualEndpoint(Endpoint):  # also a tunnels.endpoint.face.CellPort
         family = family_of(receiver[0]) if 0 < receiver[1] < 1 << 16 else None
         return self._sockets.get(family) if family is not None else None
 
-    def _tell_address(self, listener: EndpointListener) -> None:
-        """Spare IPv8 its guess, which would be an address of the real machine."""
+    def _settle(self, listener: EndpointListener) -> None:
+        """Give `listener` its virtual address, and spare it every guess about the real machine's."""
+        # IPv8 has no other way to say these two.
+        listener.address_is_lan = _no_lan  # type: ignore[method-assign, assignment]
+        if isinstance(listener, Community):
+            listener.guess_address = self._address_on  # type: ignore[method-assign]
+        if isinstance(listener, Overlay):
+            listener.cancel_pending_task("discover_lan_addresses")  # a thread, every ten seconds
         if not self._sockets:
             return
         listener.my_estimated_lan = listener.my_estimated_wan = self.get_address()
         if isinstance(listener, Overlay):
             for address in self.addresses:
                 listener.my_peer.address = _for_ipv8(address)
+
+    def _address_on(self, interface: str) -> IPv8Address | None:
+        found = [family for family in self._sockets if INTERFACE_NAME[family] == interface]
+        return _for_ipv8(self._sockets[found[0]].address) if found else None
 
     def _on_datagrams(self, datagrams: list[bytes], source: Address) -> None:
         self.bytes_down += sum(map(len, datagrams))
@@ -193,6 +205,11 @@ class VirtualEndpoint(Endpoint):  # also a tunnels.endpoint.face.CellPort
             # A listener that raises is the loop's business to report; the other datagrams have their turn all the same.
             if rest := list(waiting):
                 asyncio.get_running_loop().call_soon(self._notify, rest, source)
+
+
+def _no_lan(_host: str) -> bool:
+    """Virtual hosts share no local network: each is where its address says."""
+    return False
 
 
 def _for_ipv8(address: Address) -> IPv8Address:

@@ -85,6 +85,8 @@ def chat(endpoint: VirtualEndpoint) -> Chat:
 @pytest.mark.parametrize("binds", [(A, B, C), (A6, B6, ("2001:db8::3", 8090))], ids=["IPv4", "IPv6"])
 def test_stock_communities_introduce_each_other_and_talk(binds: tuple[Address, ...]) -> None:
     async def main() -> None:
+        errors: list[str] = []
+        running().set_exception_handler(lambda _, context: errors.append(repr(context)))
         network = delayed(0.25)
         endpoints = [VirtualEndpoint(network, bind) for bind in binds]
         ann, bob, cid = chats = [chat(endpoint) for endpoint in endpoints]
@@ -107,21 +109,48 @@ def test_stock_communities_introduce_each_other_and_talk(binds: tuple[Address, .
         assert (ann.heard, bob.heard) == ([], [])
         for one in chats:
             await one.unload()
+        assert errors == []
 
     run(main())
 
 
-def test_ipv8_learns_its_virtual_address_and_none_of_this_machine() -> None:
+def test_ipv8_learns_its_virtual_address_and_never_asks_for_one_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked() -> list[str]:
+        raise AssertionError("IPv8 asked the operating system")
+
+    for module in ("endpoint", "lan_addresses.interfaces"):
+        monkeypatch.setattr(f"ipv8.messaging.interfaces.{module}.get_lan_addresses", asked)
+    monkeypatch.setattr("ipv8.overlay.get_providers", asked)
+
     async def main() -> None:
+        errors: list[str] = []
+        running().set_exception_handler(lambda _, context: errors.append(repr(context)))
         endpoint = VirtualEndpoint(delayed(), A6, A)
         early = chat(endpoint)
         await endpoint.open()
-        late = Listener(endpoint)
-        assert early.my_estimated_lan == early.my_estimated_wan == late.my_estimated_lan == A
+        await asyncio.sleep(3600)
+        assert early.my_estimated_lan == early.my_estimated_wan == A
+        assert not early.address_is_lan(A[0])
         assert early.my_peer.addresses == {UDPv4Address: A, UDPv6Address: A6}
         assert early.my_preferred_address() == A6
         assert isinstance(early.my_estimated_lan, UDPv4Address)
         await early.unload()
+        assert errors == []
+
+    run(main())
+
+
+def test_a_community_made_late_has_the_virtual_address_too() -> None:
+    async def main() -> None:
+        errors: list[str] = []
+        running().set_exception_handler(lambda _, context: errors.append(repr(context)))
+        late = chat(await opened(delayed(), A))
+        await asyncio.sleep(100)
+        assert late.my_estimated_lan == late.my_estimated_wan == late.my_peer.address == A
+        await late.unload()
+        assert errors == []
 
     run(main())
 

@@ -275,6 +275,24 @@ def test_links_of_a_route_are_entered_when_the_one_before_is_left() -> None:
     run(main())
 
 
+def test_datagrams_that_leave_different_links_at_one_instant_go_on_where_each_of_them_is() -> None:
+    async def main() -> None:
+        network = network_of(Pipe(delay=1.0), Pipe(delay=1.0))
+        sent, got = await played(network, [(0.0, 4), (1.0, 4), (1.0, 4)])
+        assert got == [(when + 2.0, A, data) for when, _, data in sent]
+        a, b = network.open(C, lambda *_: None), Host(network, ("192.0.2.4", 1))
+        start = running().time()
+        network.set_route(C, b.socket.address, Pipe(delay=2.0), Pipe(delay=1.0))
+        a.send(b"old route", b.socket.address)
+        await asyncio.sleep(1)
+        network.set_route(C, b.socket.address, Pipe(delay=1.0), Pipe(delay=5.0))
+        a.send(b"new route", b.socket.address)
+        await asyncio.sleep(9)
+        assert b.got == [(start + 3.0, C, b"old route"), (start + 7.0, C, b"new route")]
+
+    run(main())
+
+
 def test_a_downlink_that_two_senders_share_serves_in_the_order_of_arrival() -> None:
     async def main() -> None:
         downlink = Pipe(rate=1000)
