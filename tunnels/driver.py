@@ -15,7 +15,8 @@ class Driver:
 
     Args:
         on_event: told what happened, after everything that was to be sent is on its way.
-        turn: seconds between two turns of public-key work; 0 in production, more where a simulation models a slow processor.
+        turn: seconds between two turns of public-key work; 0 in production, more where a simulation models a slow
+            processor.
     """
 
     def __init__(self, engine: Engine, port: CellPort, on_event: Callable[[Event], None], turn: float = 0.0) -> None:

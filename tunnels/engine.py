@@ -1,7 +1,7 @@
 """One node, without sockets and without a clock: cells in, cells out (SPEC 1).  Floor 4.
 
-The engine dispatches; it never decides.  It builds the parts, passes time and cells to them, and collects what is to be sent
-and what happened.
+The engine dispatches; it never decides.  It builds the parts, passes time and cells to them, and collects what is to be
+sent and what happened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tunnels.circuit import create, exit, extend, origin, relay  # noqa: A004 (the role is called so)
-from tunnels.circuit.core import Core, Event, Role
+from tunnels.circuit.core import CircuitClosed, Core, Event, Role
 from tunnels.circuit.create import Creates
 from tunnels.circuit.limits import RelayLimits
 from tunnels.circuit.origin import OriginCircuit
@@ -77,7 +77,9 @@ class Engine:
     # --- the world calls ------------------------------------------------------------------------
 
     def receive(self, cells: bytearray | memoryview, sender: Address, now: float) -> None:
-        """Take n * CELL_SIZE bytes that came from one sender; they are rewritten in place.  Never raises on what is in them."""
+        """Take n * CELL_SIZE bytes that came from one sender; they are rewritten in place.  Never raises on what is in
+        them.
+        """
         self.core.links.receive(cells, sender, now)
 
     def datagrams_to_send(self) -> Iterable[tuple[memoryview | bytes, Address]]:
@@ -106,7 +108,7 @@ class Engine:
         """What happened since the last call, oldest first."""
         events, self.core.events = self.core.events, []
         for event in events:
-            if isinstance(event, origin.CircuitClosed):
+            if isinstance(event, CircuitClosed):
                 self.circuits.pop(event.circuit, None)
         return events
 
@@ -136,7 +138,7 @@ class Engine:
         return circuit.send_datagram(Datagram(destination, data), now)
 
     def send_backward(self, circuit: RelayCircuit, message: Message, now: float) -> bool:
-        """Send a message from here, a hop, to the originator of `circuit`; False when it is closed or there is no room."""
+        """Send a message from this hop to the originator; False when the circuit is closed or there is no room."""
         return not circuit.closed and circuit.send(message, now)
 
     def close(self, now: float) -> None:

@@ -1,7 +1,7 @@
 """A queue in which nobody can wait long because of somebody else (SPEC 4.8, 7.7).  Floor 1: values only.
 
-Keys (source prefixes, neighbours) take turns; each key's own requests wait in order.  When the queue is full, the newest
-request of the key with the most waiting makes room: a flood pushes out itself, whatever its rate.
+Keys (source prefixes, neighbours) take turns; each key's own requests wait in order.  When the queue is full, the
+newest request of the key with the most waiting makes room: a flood pushes out itself, whatever its rate.
 """
 
 import ipaddress

@@ -262,8 +262,8 @@ SOCKET_RECEIVE_BUFFER: Final = 4 << 20
 cells (measured): 30 or 18 ms at 200 000 cells/s, so that a turn of the loop with handshakes in it loses nothing."""
 
 SOCKET_SEND_BUFFER: Final = 256 << 10
-"""Bytes asked of SO_SNDBUF, granted twice: 7 full trains, 4 ms at 1 Gbit/s.  It bridges one turn of the loop; more would
-only add delay in front of a slow line."""
+"""Bytes asked of SO_SNDBUF, granted twice: 7 full trains, 4 ms at 1 Gbit/s.  It bridges one turn of the loop; more
+would only add delay in front of a slow line."""
 
 SEND_QUEUE_SIZE: Final = 1 << 20
 """Bytes that wait for a socket whose buffer is full: 40 ms at 200 Mbit/s.  What finds no room is dropped."""
@@ -295,14 +295,15 @@ SUMMARY_REJECTED_IPV6: Final = 1 << 112
 """IPv6 addresses, likewise: a /16."""
 
 DNS_TIMEOUT: Final = 5.0
-"""Seconds an exit looks for one host name, all tries and name servers included (resolv.conf(5) waits as long for one try)."""
+"""Seconds an exit looks for one host name, all tries and name servers included (resolv.conf(5) waits as long for one
+try)."""
 
 DNS_TRY: Final = 1.5
 """Seconds until the next name server is asked: three tries fit into DNS_TIMEOUT."""
 
 DNS_MIN_TTL: Final = 300.0
-"""Seconds a name keeps its addresses at least (Tor's MIN_DNS_TTL): a name that changes at once is a rebinding attack or a
-tracker."""
+"""Seconds a name keeps its addresses at least (Tor's MIN_DNS_TTL): a name that changes at once is a rebinding attack or
+a tracker."""
 
 DNS_MAX_TTL: Final = 3600.0
 """Seconds, at most (Tor's MAX_DNS_TTL)."""
@@ -323,12 +324,12 @@ EXIT_CIRCUITS: Final = 1024
 """Circuits with UDP sockets at an exit: two descriptors each."""
 
 EXIT_IDLE: Final = 300.0
-"""Seconds without a datagram *to* the outside after which a circuit's sockets close, and for which an address may answer (RFC
-4787 REQ-5: 120 at the least, 300 recommended)."""
+"""Seconds without a datagram *to* the outside after which a circuit's sockets close, and for which an address may
+answer (RFC 4787 REQ-5: 120 at the least, 300 recommended)."""
 
 EXIT_PEERS: Final = 1024
-"""Addresses that may answer one circuit; the one written to longest ago goes first.  A BitTorrent DHT node asks about 500
-in EXIT_IDLE seconds."""
+"""Addresses that may answer one circuit; the one written to longest ago goes first.  A BitTorrent DHT node asks about
+500 in EXIT_IDLE seconds."""
 
 EXIT_RATE: Final = 5000.0
 """Datagrams a second of one circuit, each way: 48 Mbit/s of 1200 bytes."""
@@ -365,3 +366,27 @@ EXIT_READS: Final = 32
 
 REAP_INTERVAL: Final = 5.0
 """Seconds between looks at the circuits of others for ones that are over their limits."""
+
+NO_PATH_RETRY: Final = 5.0
+"""Seconds after which a path is looked for again when the known relays made none."""
+
+MAX_BUILDING: Final = 4
+"""Circuits of one hop count that are built at one time: more would compete for the same handshakes."""
+
+BUILD_BACKOFF: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds without a new attempt after this many failed builds in a row."""
+
+EXPIRY_LEAD: Final = 30.0
+"""Seconds before its max_time at which the successor of a circuit is built."""
+
+EXPIRY_GRACE: Final = 600.0
+"""Seconds an expired circuit may go on for what still uses it."""
+
+RECENTLY_USED: Final = 10.0
+"""Seconds for which a circuit counts as in use after its last datagram."""
+
+AVOID_TIME: Final = 60.0
+"""Seconds for which a relay that failed is chosen only where there is no other."""
+
+POOL_INTERVAL: Final = 1.0
+"""Seconds between looks at the pool; a circuit that ends is replaced at once."""

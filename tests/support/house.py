@@ -64,6 +64,7 @@ NATIVE: Final[Mapping[str, tuple[str, ...]]] = {
 
 BROAD: Final[Mapping[str, str]] = {
     "node.cli": "loading a subcommand runs somebody else's code",
+    "tunnels.community": "a callback is the application's code: its bug must not cost other circuits",
     "tunnels.endpoint.batched": "outermost frame of a datagram: a listener's bug must not cost the rest of a train",
 }
 """Modules that may catch everything, once each, and why: above them there is only the event loop or the user."""

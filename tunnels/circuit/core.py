@@ -1,7 +1,7 @@
 """What every circuit of a node shares: links, timers, dice, tables, and the list of what happened.  Floor 3: sans-IO.
 
-Roles are tables (`Role`): which commands and messages a node understands is what it was given, so onion services add theirs
-without this package knowing that they exist.
+Roles are tables (`Role`): which commands and messages a node understands is what it was given, so onion services add
+theirs without this package knowing that they exist.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class CircuitOpened:
 
 @dataclass(frozen=True, slots=True)
 class CircuitClosed:
-    """`culprit`: number of the hop (from 0) that could not be reached or broke the protocol; the pair before and at it shares the blame."""
+    """`culprit`: number of the hop (from 0) that could not be reached or broke the protocol; the pair before and at it
+    shares the blame.
+    """
 
     circuit: OriginCircuit
     reason: CloseReason
@@ -166,8 +168,13 @@ class Core:
         """Say DESTROY, and say it again later: the cell may be lost (SPEC 7.5)."""
         message = Destroy(circuit_id, sender_id)
         link.send(message)
+
+        def again(_now: float) -> None:
+            if link.state is LinkState.UP:
+                link.send(message)
+
         for delay in DESTROY_DELAYS:
-            self.timers.at(now + delay, lambda _: link.send(message) if link.state is LinkState.UP else None)
+            self.timers.at(now + delay, again)
 
 
 def _merged(tables: Iterable[Mapping[Any, Any]]) -> Mapping[Any, Any]:

@@ -1,6 +1,7 @@
 """CREATE at a relay: the queue in front of the handshake, and the handshake (SPEC 7.1, 7.7).  Floor 3: sans-IO.
 
-A CREATE costs about 0.25 ms and a cell 4 us, so CREATEs wait until `work` is called, a few between two looks at the socket.
+A CREATE costs about 0.25 ms and a cell 4 us, so CREATEs wait until `work` is called, a few between two looks at the
+socket.
 """
 
 from __future__ import annotations

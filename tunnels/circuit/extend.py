@@ -1,7 +1,8 @@
 """EXTEND at a relay: opening the way to the next hop (SPEC 7.2, 7.7).  Floor 3: sans-IO.
 
-Each next hop has a lane: at most MAX_OPEN_CREATES unanswered CREATEs towards it, and behind them a queue that is fair by the
-neighbour the circuit came from.  So a flood of EXTENDs through honest relays waits here, in its own place, instead of at its target.
+Each next hop has a lane: at most MAX_OPEN_CREATES unanswered CREATEs towards it, and behind them a queue that is fair
+by the neighbour the circuit came from.  So a flood of EXTENDs through honest relays waits here, in its own place,
+instead of at its target.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Lane:
 class Extension:
     """One EXTEND, from its arrival until ANSWER_LIFETIME after its answer."""
 
-    def __init__(self, circuit: RelayCircuit, message: Extend, digest: bytes, link: Link, lane: Lane, now: float) -> None:
+    def __init__(
+        self, circuit: RelayCircuit, message: Extend, digest: bytes, link: Link, lane: Lane, now: float
+    ) -> None:
         core = circuit.core
         self.digest: Final = digest
         self.ended = False

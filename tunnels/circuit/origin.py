@@ -2,14 +2,15 @@
 
 Rule: every change of `State` goes through TRANSITIONS; nothing else assigns it.
 
-The originator chooses every hop, verifies every hop before it counts, and closes on the first broken promise.  Which circuits
-should exist, and over which relays, is not decided here.
+The originator chooses every hop, verifies every hop before it counts, and closes on the first broken promise.  Which
+circuits should exist, and over which relays, is not decided here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -70,13 +71,15 @@ class Input(Enum):
     ENDED = auto()
 
 
-TRANSITIONS: Final[Mapping[tuple[State, Input], State]] = MappingProxyType({
-    (State.BUILDING, Input.HOP_ADDED): State.BUILDING,
-    (State.BUILDING, Input.LAST_HOP_ADDED): State.OPEN,
-    (State.BUILDING, Input.ENDED): State.CLOSED,
-    (State.OPEN, Input.EXTENDING): State.BUILDING,
-    (State.OPEN, Input.ENDED): State.CLOSED,
-})
+TRANSITIONS: Final[Mapping[tuple[State, Input], State]] = MappingProxyType(
+    {
+        (State.BUILDING, Input.HOP_ADDED): State.BUILDING,
+        (State.BUILDING, Input.LAST_HOP_ADDED): State.OPEN,
+        (State.BUILDING, Input.ENDED): State.CLOSED,
+        (State.OPEN, Input.EXTENDING): State.BUILDING,
+        (State.OPEN, Input.ENDED): State.CLOSED,
+    }
+)
 
 
 def next_state(state: State, happened: Input) -> State:
@@ -127,8 +130,8 @@ class OriginCircuit:
         self.closed_because: CloseReason | None = None
         self.born: Final = now
         self.build_time: float | None = None
-        self.used = now
-        """When a message of the application last crossed it."""
+        self.used = -inf
+        """When a message of the application last crossed it, either way."""
         self.heard = now
         """When a backward cell last verified."""
         self.cells_sent = 0
@@ -298,7 +301,7 @@ class OriginCircuit:
 
     # --- receiving -----------------------------------------------------------------------------
 
-    def on_cell(self, run: Run, command: int, counter: int, body: int, header: int) -> None:  # noqa: ARG002
+    def on_cell(self, run: Run, command: int, counter: int, body: int, header: int) -> None:
         core = self.core
         if command != Command.RELAY:
             core.drops[Drop.UNEXPECTED] += 1
@@ -414,7 +417,7 @@ def on_datagram(circuit: OriginCircuit, hop: int, message: Datagram, now: float)
     circuit.core.events.append(DatagramArrived(circuit, message.destination, message.data))
 
 
-def on_rejected(circuit: OriginCircuit, hop: int, message: Rejected, now: float) -> None:  # noqa: ARG001
+def on_rejected(circuit: OriginCircuit, hop: int, message: Rejected, now: float) -> None:
     if hop != circuit.hops - 1:
         circuit.core.drops[Drop.UNEXPECTED] += 1
         return

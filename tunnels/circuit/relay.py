@@ -1,7 +1,7 @@
 """A circuit of somebody else that crosses this node (SPEC 6, 7).  Floor 3: sans-IO.
 
-HOT PATH.  `RelayCircuit.on_cell` passes a forward cell on, `Onward.on_cell` a backward one: one libsodium call, one header
-block and no object each.
+HOT PATH.  `RelayCircuit.on_cell` passes a forward cell on, `Onward.on_cell` a backward one: one libsodium call, one
+header block and no object each.
 
   cost    3.0 us a forward cell, 2.0 us a backward one, all checks on (python -m bench relay)
 
@@ -17,7 +17,14 @@ from tunnels.circuit.core import RelayCircuitClosed, Role
 from tunnels.crypto.onion import FOR_YOU, PASS_ON, RelayLayer
 from tunnels.errors import RemoteError
 from tunnels.ids import CircuitId, CloseReason, Drop
-from tunnels.params import ANSWER_LIFETIME, COUNTER_LIMIT, COUNTER_SEND_LIMIT, MAX_EARLY, PAYLOAD_SIZE, REJECTED_INTERVAL
+from tunnels.params import (
+    ANSWER_LIFETIME,
+    COUNTER_LIMIT,
+    COUNTER_SEND_LIMIT,
+    MAX_EARLY,
+    PAYLOAD_SIZE,
+    REJECTED_INTERVAL,
+)
 from tunnels.wire.cell import NONCE_OFFSET, Command
 from tunnels.wire.fragments import Reassembler, Whole, parse_payload, split
 from tunnels.wire.link_messages import Created

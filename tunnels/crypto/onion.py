@@ -118,7 +118,7 @@ class RelayLayer:
         out[place + _REST : place + BODY_SIZE] = self._filler.of(counter)
         return out[place - FLAG_SIZE]
 
-    def pass_backward(self, received: bytearray | memoryview, source: int, body: int, counter: bytes,
+    def pass_backward(self, received: bytearray | memoryview, source: int, body: int, counter: bytes | bytearray,
                       target: int, nonce: int) -> None:  # fmt: skip
         """Add this hop's layer to a cell on its way back (SPEC 6.2).
 
@@ -274,9 +274,7 @@ class OriginLayers:
         if not hop.window.fresh(counter):
             return Drop.REPLAYED if counter < COUNTER_LIMIT else Drop.BAD_COUNTER
         area = body + FLAG_SIZE + TAG_SIZE
-        if sodium.open_at(
-            at + area, None, at + area, AREA_SIZE, at + body + FLAG_SIZE, None, 0, nonce, hop.seal.at
-        ):
+        if sodium.open_at(at + area, None, at + area, AREA_SIZE, at + body + FLAG_SIZE, None, 0, nonce, hop.seal.at):
             return Drop.BAD_TAG
         hop.window.mark(counter)
         return number, area

@@ -1,6 +1,7 @@
 """The replay window: which counters under one key were accepted already (SPEC 2.4, RFC 6479).  Floor 2.
 
-HOT PATH.  One byte a counter instead of one bit: the common case, a counter just above the last, is one store and no shift.
+HOT PATH.  One byte a counter instead of one bit: the common case, a counter just above the last, is one store and no
+shift.
 
   cost    0.06 us for a counter in order; a gap of n clears n bytes
   memory  REPLAY_WINDOW bytes a window

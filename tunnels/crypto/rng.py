@@ -1,8 +1,9 @@
 """Random bytes fast enough to pad every cell: ChaCha20 with fast key erasure.  Floor 2.
 
-One system call for 1200 bytes costs 3.5 us here, more than the layer of a cell; a keystream costs 0.3 ns a byte.  Each refill
-makes a new key from the first 32 bytes of the old key's stream, so a later theft of the state does not open what was
-drawn before (D. J. Bernstein, "Fast-key-erasure random-number generators", 2017).
+One system call for 1200 bytes costs 3.5 us here, more than the layer of a cell; a keystream costs 0.3 ns a byte.  Each
+refill makes a new key from the first 32 bytes of the old key's stream, and what was drawn for a key (up to 64 bytes) is
+overwritten at once, so a later theft of the state does not open what was drawn before (D. J. Bernstein,
+"Fast-key-erasure random-number generators", 2017).  Padding stays in the pool until the next refill: it is no secret.
 """
 
 import ctypes
@@ -32,14 +33,17 @@ class StreamRng:
     def _refill(self) -> None:
         sodium.stream_at(self._at, _REFILL, _NONCE, self._key.at)
         ctypes.memmove(self._key.at, self._at, 32)
-        self._pool[:32] = _ZEROS
+        self._pool[:32] = _ZEROS[:32]
         self._used = 32
 
     def bytes(self, size: int) -> bytes:
         used = self._used
         if used + size <= _REFILL:
             self._used = used + size
-            return bytes(self._pool[used : used + size])
+            drawn = bytes(self._pool[used : used + size])
+            if size <= len(_ZEROS):
+                self._pool[used : used + size] = _ZEROS[:size]
+            return drawn
         parts = [bytes(self._pool[used:])]
         missing = size - len(parts[0])
         while missing > 0:
@@ -60,11 +64,13 @@ class StreamRng:
                 return drawn
 
 
-_ZEROS: Final = bytes(32)
+_ZEROS: Final = bytes(64)
 
 
 class SystemRng(StreamRng):
-    """Seeded from the operating system.  A forked child would repeat its parent's bytes: nothing of ours forks after start."""
+    """Seeded from the operating system.  A forked child would repeat its parent's bytes: nothing of ours forks after
+    start.
+    """
 
     def __init__(self) -> None:
         super().__init__(secrets.token_bytes(32))

@@ -1,7 +1,8 @@
 """Cells on their way out, in trains that one UDP_SEGMENT call can send (SPEC 2.1).  Floor 3.
 
-HOT PATH.  A cell is written once, where it will be sent from: `place()` names the spot, the caller writes the body there,
-`commit` writes the plain header block beside it.  `seal_headers` then encrypts all blocks of a train in one AES call.
+HOT PATH.  A cell is written once, where it will be sent from: `place()` names the spot, the caller writes the body
+there, `commit` writes the plain header block beside it.  `seal_headers` then encrypts all blocks of a train in one AES
+call.
 
   cost    about 0.1 us a cell for sealing headers in a full train, 0.5 us for a train of one
   memory  65 kB a train that is being filled; trains come from a pool and go back to it

@@ -1,8 +1,8 @@
 """Answering strangers: what an initiation has to pass before it costs a public-key operation (SPEC 4.2 to 4.5, 4.8).
 Floor 3: sans-IO.
 
-The gates in order, cheapest first: mac1 (nobody who does not know our key), cookie under load (nobody who forges addresses),
-the fair queue (nobody takes another prefix's turn), the static and its timestamp (no replay).
+The gates in order, cheapest first: mac1 (nobody who does not know our key), cookie under load (nobody who forges
+addresses), the fair queue (nobody takes another prefix's turn), the static and its timestamp (no replay).
 """
 
 from collections import OrderedDict
@@ -70,9 +70,7 @@ class Responder:
             return Drop.BAD_MAC1
         index, m1 = opened
         if len(self.queue) >= UNDER_LOAD_INITIATIONS and not self._cookies.verify(datagram, sender, now):
-            return build_cookie_reply(
-                index, datagram, self._cookies.cookie(sender, now), self.static.public, self._rng
-            )
+            return build_cookie_reply(index, datagram, self._cookies.cookie(sender, now), self.static.public, self._rng)
         return Drop.QUEUE_FULL if self.queue.add(prefix_of(sender[0]), Waiting(m1, index, sender)) else None
 
     def read(self, waiting: Waiting) -> Initiation | Drop:

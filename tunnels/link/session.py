@@ -123,9 +123,7 @@ class Session:
         train.buffer[start : start + SEALED_TEXT_SIZE] = text + rng.bytes(SEALED_TEXT_SIZE - len(text))
         nonce = train.head(0, command, self.counter)
         at = train.at + start
-        sodium.seal_at(
-            at, train.at + body, None, at, SEALED_TEXT_SIZE, None, 0, None, nonce, self._send_seal.at
-        )
+        sodium.seal_at(at, train.at + body, None, at, SEALED_TEXT_SIZE, None, 0, None, nonce, self._send_seal.at)
         train.count += 1
         self.counter += 1
 
