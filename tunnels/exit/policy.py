@@ -74,7 +74,9 @@ SPECIAL_RANGES: Final = _networks(
     "192.88.99.0/24",  # 6to4 relays, withdrawn by RFC 7526
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
-    "2001:10::/28", "2001:20::/28", "2001:30::/28",  # ORCHID, ORCHIDv2, DRIP: identifiers, not places
+    # Protocol assignments (RFC 2928) without Teredo, 2001::/32, which is judged by what it embeds.
+    "2001:1::/32", "2001:2::/31", "2001:4::/30", "2001:8::/29", "2001:10::/28", "2001:20::/27", "2001:40::/26",
+    "2001:80::/25", "2001:100::/24",
 )  # fmt: skip
 """Refused always, and so is every IPv6 address outside GLOBAL_UNICAST."""
 
@@ -262,8 +264,9 @@ class ExitPolicy:
     def summary(self, version: Literal[4, 6] = 4) -> "PortSummary":
         """The ports open to nearly every address of an IP version, for a relay descriptor.
 
-        As Tor's "p" and "p6" lines (dir-spec): a port counts as accepted when a rule accepts it everywhere and the rules
-        before that one reject no more than SUMMARY_REJECTED_* addresses.  Rejections of what no exit sends to do not count.
+        As Tor's "p" and "p6" lines (dir-spec): a port counts as accepted when a rule accepts it everywhere and the
+        rules before that one reject no more than SUMMARY_REJECTED_* addresses.  What no exit sends to does not count
+        as rejected.
         """
         edges = sorted({1, MAX_PORT + 1, *(rule.first for rule in self.rules), *(rule.last + 1 for rule in self.rules)})
         accepted: list[tuple[int, int]] = []
