@@ -182,19 +182,13 @@ class Links:
         if rest or not count:
             self.drops[Drop.WRONG_SIZE] += 1
             return
-        if count == 1:
-            index = int.from_bytes(cells[:INDEX_SIZE])
-            if (session := self._sessions.get(index)) is not None:
-                self._receive_run(session, cells, 0, 1, sender, now)
-            else:
-                self._receive_stranger(index, bytes(cells), sender, now)
-            return
-        columns = [bytes(cells[byte::CELL_SIZE]) for byte in range(INDEX_SIZE)]
+        heads = [bytes(cells[at : at + INDEX_SIZE]) for at in range(0, count * CELL_SIZE, CELL_SIZE)]
+        one_run = heads.count(heads[0]) == count
         start = 0
         while start < count:
-            head = [column[start] for column in columns]
-            end = start + 1
-            while end < count and all(column[end] == byte for column, byte in zip(columns, head, strict=True)):
+            head = heads[start]
+            end = count if one_run else start + 1
+            while end < count and heads[end] == head:
                 end += 1
             index = int.from_bytes(head)
             if (session := self._sessions.get(index)) is not None:
