@@ -4,9 +4,9 @@ from typing import Final
 
 import click
 
-from bench import handshake
+from bench import endpoint, handshake
 
-BENCHMARKS: Final = (handshake.command,)
+BENCHMARKS: Final = (handshake.command, endpoint.command)
 """All of them: a new one is a module with a click command, and a line here."""
 
 main: Final = click.Group(

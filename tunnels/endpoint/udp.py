@@ -2,7 +2,9 @@
 
 HOT PATH.  Everything a node sends or receives goes through here.
 
-  cost    a train of 48 cells is one system call: PLACEHOLDER
+  cost    0.6 us of CPU for a cell in and out, in trains of 48; 6.5 us in single datagrams; 12.4 us through py-ipv8's
+          UDPEndpoint (python -m bench endpoint: 1.1 million cells/s back and forth, 17 to 25 times theirs).  A lone
+          cell: 5 us to send, 2.3 us to receive
   copies  none while the kernel takes what is sent; cells are read into one buffer and handed out as a view of it
   batch   one read is up to 48 cells (UDP_GRO), one send too (UDP_SEGMENT).  Single cells of one sender that follow each
           other are put together to one run, so that whoever handles them still handles many

@@ -118,6 +118,38 @@ def test_single_cells_of_one_sender_are_put_together_and_those_of_two_never(how:
     run(scenario)
 
 
+@linux
+def test_trains_of_one_sender_are_put_together_only_as_far_as_a_run_may_be_long() -> None:
+    async def scenario() -> None:
+        receiver, ear = await listening(HERE)
+        raw = udp()
+        for first, number in ((0, 10), (10, 30), (40, 30), (70, 18), (88, 5)):
+            train(raw, cells(first, number), CELL_SIZE, address(receiver))
+        await ear.hears(93)
+        assert [data for data, _ in ear.runs] == [cells(0, 40), cells(40, 48), cells(88, 5)]
+        raw.close()
+        receiver.close()
+
+    run(scenario)
+
+
+@linux
+def test_trains_of_two_senders_in_turn_never_run_out_of_buffer() -> None:
+    async def scenario() -> None:
+        receiver, ear = await listening(HERE)
+        senders = [udp("127.2.0.1"), udp("127.3.0.1")]
+        for number in range(12):
+            train(senders[number % 2], cells(20 * number, 20), CELL_SIZE, address(receiver))
+        await ear.hears(240)
+        assert ear.runs == [(cells(20 * i, 20), senders[i % 2].getsockname()) for i in range(12)]
+        assert not receiver.counters.drops
+        for sender in senders:
+            sender.close()
+        receiver.close()
+
+    run(scenario)
+
+
 def test_many_senders_in_turn_are_kept_apart_however_much_they_send() -> None:
     async def scenario() -> None:
         receiver, ear = await listening(HERE)
@@ -182,6 +214,25 @@ def test_messages_between_the_cells_of_one_train_reach_ipv8_and_the_cells_do_not
         assert {type(source) for _, source in ear.runs} == {tuple}
         assert (receiver.counters.messages_in, receiver.counters.cells_in) == (2, 3)
         assert not receiver.counters.drops
+        raw.close()
+        receiver.close()
+
+    run(scenario)
+
+
+@linux
+def test_messages_as_long_as_cells_are_told_apart_in_a_train_that_has_no_short_end() -> None:
+    async def scenario() -> None:
+        receiver, ear = await listening(HERE)
+        raw = udp()
+        message = b"\x00" + cell(2)[1:]
+        train(raw, cell(1) + message + cell(3), CELL_SIZE, address(receiver))
+        await until(lambda: len(ear.log) == 3)
+        assert [(kind, data) for kind, data, _ in ear.log] == [
+            ("cells", cell(1)),
+            ("message", message),
+            ("cells", cell(3)),
+        ]
         raw.close()
         receiver.close()
 
@@ -379,8 +430,32 @@ def test_nothing_is_handed_out_after_close_even_of_the_train_at_hand() -> None:
         await ear.hears(1)
         await settled(ear)
         assert ear.log == [("cells", cell(1), one.getsockname())]
+        assert not endpoint.counters.errors
         one.close()
         two.close()
+
+    run(scenario)
+
+
+@linux
+def test_a_listener_that_closes_the_endpoint_ends_the_train_too() -> None:
+    async def scenario() -> None:
+        endpoint = await opened(HERE)
+        ear = Ear()
+
+        def close(received: bytearray | memoryview, sender: Address) -> None:
+            ear.hear_cells(received, sender)
+            endpoint.close()
+
+        endpoint.attach(close)
+        MessageEar(endpoint, ear)
+        raw = udp()
+        train(raw, cell(1) + b"\x00" + cell(2)[1:] + cell(3), CELL_SIZE, address(endpoint))
+        await ear.hears(1)
+        await settled(ear)
+        assert ear.log == [("cells", cell(1), raw.getsockname())]
+        assert endpoint.counters.messages_in == 0
+        raw.close()
 
     run(scenario)
 
@@ -505,6 +580,16 @@ def test_both_families_in_one_endpoint() -> None:
             each.close()
 
     run(scenario)
+
+
+def test_an_ipv6_socket_leaves_ipv4_alone() -> None:
+    set_options: list[tuple[int, int, Any]] = []
+
+    async def scenario() -> None:
+        (await opened(HERE6, open_socket=Rascals(lambda *option: set_options.append(option)))).close()
+
+    run(scenario)
+    assert (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1) in set_options
 
 
 @pytest.mark.parametrize(("bind", "elsewhere"), [(HERE, ("::1", 9)), (HERE6, ("127.0.0.1", 9))])

@@ -9,6 +9,7 @@ from tunnels.endpoint.split import Kind, all_cells, split
 from tunnels.params import CELL_SIZE
 
 segments = st.sampled_from([CELL_SIZE, CELL_SIZE, CELL_SIZE, CELL_SIZE // 2, CELL_SIZE + 1, 2 * CELL_SIZE, 1, 22])
+lasts = st.sampled_from([2 * CELL_SIZE, 2 * CELL_SIZE, CELL_SIZE - 1, CELL_SIZE // 2, 22, 1])
 heads = st.lists(st.sampled_from([0, 0, 1, 200, 255]), min_size=1, max_size=20)
 
 
@@ -26,7 +27,7 @@ def kind_of(datagram: bytes) -> Kind:
     return Kind.CELLS if len(datagram) == CELL_SIZE else Kind.GARBAGE
 
 
-@given(heads, segments, st.integers(1, 2 * CELL_SIZE), st.integers(0, 70))
+@given(heads, segments, lasts, st.integers(0, 70))
 def test_every_datagram_of_a_train_is_handed_out_once_in_order_and_as_what_it_is(
     heads: list[int], segment: int, last: int, start: int
 ) -> None:
@@ -40,8 +41,11 @@ def test_every_datagram_of_a_train_is_handed_out_once_in_order_and_as_what_it_is
     assert got == [(kind_of(datagram), datagram) for datagram in sent]
 
 
-@given(heads, segments, st.integers(1, 2 * CELL_SIZE), st.integers(0, 70))
+@given(heads, segments, lasts, st.integers(0, 70))
 @example([1, 1], CELL_SIZE // 2, CELL_SIZE // 2, 0)
+@example([1, 1, 1], CELL_SIZE, CELL_SIZE, 0)
+@example([1, 0, 1], CELL_SIZE, CELL_SIZE, 0)
+@example([0], CELL_SIZE, CELL_SIZE, 0)
 @example([1], 2 * CELL_SIZE, 2 * CELL_SIZE, 0)
 def test_the_short_cut_is_taken_exactly_for_trains_of_nothing_but_cells(
     heads: list[int], segment: int, last: int, start: int
