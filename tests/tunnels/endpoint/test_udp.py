@@ -138,7 +138,8 @@ def test_the_memory_of_such_receivers_is_bounded(monkeypatch: pytest.MonkeyPatch
 
 NARROW: Final = """
 import asyncio, ctypes, errno, fcntl, json, os, socket, struct, sys
-if ctypes.CDLL(None, use_errno=True).unshare(0x40000000 | (0 if os.geteuid() == 0 else 0x10000000)):
+unshare = ctypes.CDLL(None).unshare
+if unshare(0x40000000) and unshare(0x40000000 | 0x10000000):  # a network of its own, if need be with a user of its own
     print("null")
     sys.exit()
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
