@@ -30,3 +30,19 @@ def test_what_a_callback_adds_for_now_runs_in_the_same_call() -> None:
     timers.run(5)
     assert ran == [5, 5]
     assert timers.next() is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.booleans()), max_size=300))
+def test_cancelled_timers_do_not_pile_up_and_the_others_still_run(plan: list[tuple[float, bool]]) -> None:
+    timers, ran, expected = Timers(), list[float](), list[float]()
+    for when, stays in plan:
+        timer = timers.at(when, lambda _, when=when: ran.append(when))  # type: ignore[misc]
+        if stays:
+            expected.append(when)
+        else:
+            timer.cancel()
+            timer.cancel()
+        assert len(timers) <= 2 * len(expected) + 65
+    timers.run(100)
+    assert ran == sorted(expected)
+    assert len(timers) == 0
