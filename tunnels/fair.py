@@ -81,6 +81,16 @@ class FairQueue(Generic[Item]):
             self._waiting[key] = queue  # behind all other keys: its next turn is one round away
         return item
 
+    def discard(self, key: Hashable, item: Item) -> None:
+        """Take `item` out, if it waits: nobody wants it any more."""
+        queue = self._waiting.get(key, deque())
+        if item in queue:
+            queue.remove(item)
+            self._move(key, len(queue) + 1, len(queue))
+            self._size -= 1
+            if not queue:
+                del self._waiting[key]
+
     def _drop_newest(self, key: Hashable, length: int) -> Item:
         queue = self._waiting[key]
         item = queue.pop()
@@ -95,3 +105,79 @@ class FairQueue(Generic[Item]):
             del self._by_length[old][key]
         if new:
             self._by_length[new][key] = None
+
+
+Member = TypeVar("Member", bound=Hashable)
+
+
+class FairTable(Generic[Member]):
+    """Places for whoever comes, as many as `total`; then a key gets one from the key with the most, if that stays ahead.
+
+    INVARIANT: a key stands in `_by_size[n]` exactly while n > 0 places are its; no key has more than `_largest`.
+    """
+
+    def __init__(self, total: int) -> None:
+        if total < 1:
+            raise LocalError("a table holds at least one")
+        self._total = total
+        self._key_of: dict[Member, Hashable] = {}
+        self._members: dict[Hashable, dict[Member, None]] = {}
+        self._by_size: dict[int, dict[Hashable, None]] = {}
+        self._largest = 0
+
+    def __len__(self) -> int:
+        return len(self._key_of)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._key_of
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._key_of)
+
+    def full_for(self, key: Hashable) -> bool:
+        """Whether `add` would refuse a newcomer of `key`."""
+        return len(self._key_of) >= self._total and self._largest <= len(self._members.get(key, ())) + 1
+
+    def add(self, key: Hashable, member: Member) -> Member | None:
+        """Give `member` a place.  The caller has asked `full_for`.
+
+        Returns:
+            Who has to leave: nobody, or the newest member of the key with the most; it has no place any more.
+
+        Raises:
+            LocalError: `full_for` this key, or it has a place.
+        """
+        if member in self._key_of or self.full_for(key):
+            raise LocalError("no place, or one already")
+        leaves: Member | None = None
+        if len(self._key_of) >= self._total:
+            crowd = next(iter(self._by_size[self._largest]))
+            leaves = next(reversed(self._members[crowd]))
+            self.discard(leaves)
+        members = self._members.setdefault(key, {})
+        members[member] = None
+        self._key_of[member] = key
+        self._resize(key, len(members) - 1, len(members))
+        return leaves
+
+    def discard(self, member: Member) -> None:
+        """`member` leaves, if it is here."""
+        if member not in self._key_of:
+            return
+        key = self._key_of.pop(member)
+        members = self._members[key]
+        del members[member]
+        self._resize(key, len(members) + 1, len(members))
+        if not members:
+            del self._members[key]
+
+    def _resize(self, key: Hashable, old: int, new: int) -> None:
+        if new:
+            self._by_size.setdefault(new, {})[key] = None
+        if old:
+            del self._by_size[old][key]
+            if not self._by_size[old]:
+                del self._by_size[old]
+        self._largest = max(self._largest, new)
+        if self._largest not in self._by_size:
+            self._largest = new  # the key that had the most has one less now, or nobody has any
