@@ -111,7 +111,7 @@ Member = TypeVar("Member", bound=Hashable)
 
 
 class FairTable(Generic[Member]):
-    """Places for whoever comes, as many as `total`; then a key gets one from the key with the most, if that stays ahead.
+    """Places for whoever comes, as many as `total`; then the key with the most gives one up, if it stays ahead.
 
     INVARIANT: a key stands in `_by_size[n]` exactly while n > 0 places are its; no key has more than `_largest`.
     """
