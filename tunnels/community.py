@@ -15,7 +15,8 @@ import hashlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ipv8.community import Community
@@ -38,7 +39,7 @@ from tunnels.engine import Engine
 from tunnels.errors import LocalError
 from tunnels.exit.dns import DnsQuery, DnsResolver, system_nameservers
 from tunnels.exit.udp import UdpExit
-from tunnels.ids import Address, CloseReason, RelayId
+from tunnels.ids import Address, CloseReason, Drop, RelayId
 from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, MAX_HOPS, POOL_INTERVAL
 from tunnels.path.directory import Directory, RelayInfo, relay_id_of
 from tunnels.path.pool import Build, PooledCircuit, plan
@@ -57,8 +58,30 @@ DataCallback = Callable[[OriginCircuit, Address, bytes], None]
 RejectedCallback = Callable[[OriginCircuit, Address, str], None]
 """callback(circuit, destination, reason): the exit did not send a datagram."""
 
+OpenedCallback = Callable[[OriginCircuit], None]
+"""callback(circuit): one of our circuits can be used."""
+
 ClosedCallback = Callable[[OriginCircuit, CloseReason], None]
-"""callback(circuit, reason): one of our circuits ended."""
+"""callback(circuit, reason): one of our circuits ended; circuit.culprit says whose fault it was, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a node did since it started, in numbers that name nobody.
+
+    Attributes:
+        circuits: ours that are open now.
+        joined_circuits: of others, that cross this node now.
+        cells_relayed: cells of others' circuits, passed on or handled here, both ways.
+        closed: circuits that ended, ours and others', by reason.
+        drops: cells and messages that were dropped, by reason.
+    """
+
+    circuits: int
+    joined_circuits: int
+    cells_relayed: int
+    closed: Mapping[CloseReason, int]
+    drops: Mapping[Drop, int]
 
 
 def community_id_for(network_id: bytes) -> bytes:
@@ -110,6 +133,7 @@ class TunnelCommunity(Community):
         self._avoid: dict[RelayId, float] = {}
         self._data_callbacks: list[DataCallback] = []
         self._rejected_callbacks: list[RejectedCallback] = []
+        self._opened_callbacks: list[OpenedCallback] = []
         self._closed_callbacks: list[ClosedCallback] = []
         self._handlers: Final[dict[type[Event], Callable[..., None]]] = {
             CircuitOpened: self._on_opened,
@@ -131,7 +155,7 @@ class TunnelCommunity(Community):
         Raises:
             ValueError: not 1 to MAX_HOPS.
         """
-        if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= MAX_HOPS:
+        if type(hops) is not int or not 1 <= hops <= MAX_HOPS:
             raise ValueError(f"hops is {hops!r}; it must be 1 to {MAX_HOPS}")
         if hops == 1:
             self.logger.warning("circuits of one hop are not anonymous: the relay sees both ends")
@@ -199,6 +223,10 @@ class TunnelCommunity(Community):
         """Call `callback(circuit, destination, reason)` when an exit says that it did not send a datagram."""
         self._rejected_callbacks.append(callback)
 
+    def on_circuit_opened(self, callback: OpenedCallback) -> None:
+        """Call `callback(circuit)` when a circuit of ours can be used."""
+        self._opened_callbacks.append(callback)
+
     def on_circuit_closed(self, callback: ClosedCallback) -> None:
         """Call `callback(circuit, reason)` when a circuit of ours ends."""
         self._closed_callbacks.append(callback)
@@ -207,6 +235,14 @@ class TunnelCommunity(Community):
         """Close a circuit of ours; the pool builds another when it needs one."""
         circuit.close(CloseReason.REQUESTED, self._driver.now())
         self._driver.wake()
+
+    def statistics(self) -> Statistics:
+        """What this node did since it started; good at the moment it is asked for."""
+        core = self.engine.core
+        return Statistics(
+            circuits=len(self.active_data_circuits()), joined_circuits=len(core.joined),
+            cells_relayed=core.cells_relayed, closed=dict(core.closed), drops=dict(core.drops),
+        )  # fmt: skip
 
     @property
     def relay_info(self) -> RelayInfo | None:
@@ -267,6 +303,8 @@ class TunnelCommunity(Community):
     def _on_opened(self, event: CircuitOpened) -> None:
         self._failures.pop(event.circuit.hops, None)
         self._build_from.pop(event.circuit.hops, None)
+        for callback in self._opened_callbacks:
+            self._call(callback, event.circuit)
 
     def _on_closed(self, event: CircuitClosed) -> None:
         circuit, now = event.circuit, self._driver.now()

@@ -137,6 +137,7 @@ class Core:
         """EXTENDs by the link key of the next hop; a lane per relay of the directory at most."""
         self.joined: dict[RelayCircuit, None] = {}
         """Circuits of others that cross us."""
+        self._cells_of_ended = 0
         roles = list(roles)
         self.relay_handlers: Final = _merged(role.relay for role in roles)
         self.origin_handlers: Final = _merged(role.origin for role in roles)
@@ -156,6 +157,17 @@ class Core:
         if not self.joined:
             self.timers.at(now + REAP_INTERVAL, self._reap)
         self.joined[circuit] = None
+
+    def leave(self, circuit: RelayCircuit) -> None:
+        """A circuit of somebody else has ended."""
+        if circuit in self.joined:
+            del self.joined[circuit]
+            self._cells_of_ended += circuit.cells
+
+    @property
+    def cells_relayed(self) -> int:
+        """Cells of others' circuits passed on or handled here, both ways."""
+        return self._cells_of_ended + sum(circuit.cells for circuit in self.joined)
 
     def _reap(self, now: float) -> None:
         for circuit in list(self.joined):

@@ -128,6 +128,8 @@ class OriginCircuit:
         self.path: tuple[RelayInfo, ...] = tuple(path)
         self.state = State.BUILDING
         self.closed_because: CloseReason | None = None
+        self.culprit: int | None = None
+        """Number of the hop that could not be reached or broke the protocol, where that can be told."""
         self.born: Final = now
         self.build_time: float | None = None
         self.used = -inf
@@ -383,7 +385,7 @@ class OriginCircuit:
         if self.state is State.CLOSED:
             return
         self.state = next_state(self.state, Input.ENDED)
-        self.closed_because = reason
+        self.closed_because, self.culprit = reason, culprit
         for timer in (self._ping_timer, self._attempt.timer if self._attempt else None):
             if timer is not None:
                 timer.cancel()

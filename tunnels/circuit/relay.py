@@ -220,7 +220,7 @@ class RelayCircuit:
             self.core.destroy(self.link, self.back_id, self.forward_id, now)
         self._reassembler.close()
         self.layer.wipe()
-        self.core.joined.pop(self, None)
+        self.core.leave(self)
         self.core.closed[reason] += 1
         self.core.events.append(RelayCircuitClosed(self, reason))
 
