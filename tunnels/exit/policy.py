@@ -244,7 +244,7 @@ class ExitPolicy:
 
         Says nothing about `always_refused`: `Gate` asks both.
         """
-        return 0 < port <= MAX_PORT and all(self._first_match(spelling, port) for spelling in spellings(address))
+        return all(self._first_match(spelling, port) for spelling in spellings(address))
 
     def _first_match(self, address: IPAddress, port: int) -> bool:
         return next((rule.accept for rule in self.rules if rule.matches(address, port)), False)

@@ -108,11 +108,9 @@ class SocketPort:
         for _ in range(EXIT_READS):
             try:
                 data, sender = self._socket.recvfrom(_BUFFER)
-            except OSError:  # nothing left, or an ICMP error about an earlier datagram
+            except OSError:  # nothing left, an ICMP error about an earlier datagram, or the receiver closed the circuit
                 return
             self._receive(data, (sender[0], sender[1]))
-            if self._socket.fileno() < 0:
-                return  # the receiver closed the circuit
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +342,7 @@ class UdpExit:
         finally:
             # In every case, an error in the resolver too: what waited here must not count for ever.
             waiting = self._end_waiting(circuit, name)
-        if waiting is None or self._circuits.get(circuit_key) is not circuit:
+        if waiting is None:
             return  # closed meanwhile
         if addresses:
             circuit.pins[name] = (asyncio.get_running_loop().time() + EXIT_PIN, addresses)

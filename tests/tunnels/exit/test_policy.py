@@ -387,6 +387,11 @@ def test_no_ipv6_spelling_of_a_refused_address_passes(text: str, *, allow_privat
         assert always_refused(spelling, (), allow_private=allow_private), spelling
 
 
+@pytest.mark.parametrize("inner", ["169.254.169.254", "127.0.0.1"])
+def test_a_private_address_that_embeds_another_is_lifted_only_as_far_as_itself(inner: str) -> None:
+    assert always_refused(IPv6Address(f"fd00::5efe:{inner}"), (), allow_private=True)
+
+
 @pytest.mark.parametrize("allow_private", [False, True])
 @pytest.mark.parametrize("own", ["8.8.8.8", "127.3.0.1"])
 def test_own_and_relay_addresses_are_refused_in_every_spelling(own: str, *, allow_private: bool) -> None:

@@ -356,6 +356,7 @@ def test_an_address_may_answer_for_as_long_as_a_nat_would_let_it() -> None:
         send(bench, "8.8.8.8")  # keeps the circuit, not the other address
         bench.outside.ports[0].receive(b"in time", ("9.9.9.9", 53))
         await asyncio.sleep(2)
+        assert bench.outside.ports[0].open
         bench.outside.ports[0].receive(b"too late", ("9.9.9.9", 53))
 
     bench.run(main)
@@ -410,6 +411,8 @@ def test_closing_a_circuit_closes_its_ports_and_what_waits_is_never_sent() -> No
         bench.exit.close(1)
         assert bench.exit.queued == bench.exit.circuits == 0
         assert not bench.outside.ports[0].open
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1, "nobody looks for the name any more"
         await asyncio.sleep(1)
 
     bench.run(main)
@@ -527,6 +530,7 @@ def test_names_looked_for_at_one_time_are_bounded_for_a_circuit_and_in_total() -
             for i in range(10):
                 send(bench, f"{i}.{circuit}.example", circuit=circuit)
         await asyncio.sleep(0)
+        assert bench.names.asked[:4] == ["0.0.example", "1.0.example", "2.0.example", "0.1.example"]
         assert len(bench.names.asked) == 7
         await asyncio.sleep(4)
         send(bench, "again.example")
