@@ -193,6 +193,9 @@ CHALLENGE_INTERVAL: Final = 1.0
 
 CHALLENGE_LIFETIME: Final = 5.0
 
+CHALLENGE_GRACE: Final = 0.5
+"""Seconds the old address has, from the answer of the new one, to say that it is still the right one (SPEC 4.7)."""
+
 LINK_SILENCE: Final = 5.0
 """Seconds of silence before a link in use is probed (SPEC 4.8)."""
 
@@ -230,8 +233,14 @@ NODE_REASSEMBLY: Final = 16 << 20
 MAX_PENDING_SESSIONS: Final = 4096
 """Sessions a responder keeps that no cell has confirmed."""
 
+MAX_LINK_PENDING: Final = 5
+"""Of them, towards one neighbour: one for each try of a handshake, and one for the try with a cookie."""
+
 MAX_LINKS: Final = 16384
-"""Links of a node; above it, new initiations are dropped."""
+"""Neighbours that opened a link to us.  Above it, one from the source prefix with the most makes room (fair.FairTable)."""
+
+MAX_RAW_DATAGRAMS: Final = 4096
+"""Handshakes, cookie replies and challenges that wait between two looks at the socket: 5.5 MB, then they are dropped."""
 
 MAX_TIMESTAMPS: Final = 65536
 """Initiator statics whose newest timestamp is remembered."""
@@ -390,3 +399,59 @@ AVOID_TIME: Final = 60.0
 
 POOL_INTERVAL: Final = 1.0
 """Seconds between looks at the pool; a circuit that ends is replaced at once."""
+
+MAX_DESCRIPTOR_SIZE: Final = 2048
+"""Bytes of a relay descriptor (SPEC 11.1)."""
+
+MAX_DESCRIPTOR_LIFETIME: Final = 86400
+"""Seconds (SPEC 11.1)."""
+
+DESCRIPTOR_AHEAD: Final = 600
+"""Seconds by which a relay's clock may be ahead of ours (SPEC 11.2)."""
+
+MAX_ADDRESSES: Final = 4
+"""Of one relay (SPEC 11.1)."""
+
+MAX_FAMILY: Final = 16
+"""Members a relay may name (SPEC 11.1)."""
+
+MAX_PAGE_SIZE: Final = 16384
+"""Bytes of one DESCRIPTORS message (SPEC 12.1): 14 cells, so that three in four arrive whole at 2 % loss."""
+
+BUCKETS: Final = 256
+"""A bucket is all relay ids with one first byte (SPEC 12.1)."""
+
+BUCKET_DIGEST_SIZE: Final = 8
+"""Bytes (SPEC 12.1)."""
+
+MAX_RELAYS: Final = 20_000
+"""Relays a node keeps descriptors of: 8 MB; the rest of a Sybil flood finds no room."""
+
+MIN_SOURCES: Final = 2
+"""Directory sources that must have shown a relay before a client uses it (SPEC 12.3)."""
+
+MAX_DISAGREEMENT: Final = 0.2
+"""Share of the larger set by which two sources may differ (SPEC 12.3)."""
+
+FETCH_SOURCES: Final = 3
+"""Directory sources a client asks, in different networks (SPEC 12.3)."""
+
+FETCH_RETRY: Final = 3.0
+"""Seconds until a directory request is repeated (SPEC 12.1)."""
+
+FETCH_TRIES: Final = 4
+"""Times a directory request is sent: once, and three times again (SPEC 12.1)."""
+
+SERVE_RATE: Final = 10.0
+"""Directory answers a second for one circuit: 1.3 Mbit/s of pages."""
+
+SERVE_BURST: Final = 20.0
+"""Directory answers a circuit may have at once: a first fetch of 500 relays takes 13."""
+
+GOSSIP_INTERVAL: Final = 60.0
+"""Seconds between a relay's comparisons with another one, less up to GOSSIP_JITTER (SPEC 12.2)."""
+
+GOSSIP_JITTER: Final = 0.2
+
+PROBE_INTERVAL: Final = 60.0
+"""Seconds between PROBEs that are obeyed for one link (SPEC 11.3)."""

@@ -27,6 +27,7 @@ from tunnels.params import (
     MAX_CONTROL_SIZE,
     MAX_DATAGRAM_SIZE,
     MAX_FRAGMENTS,
+    MAX_PAGE_SIZE,
     MESSAGE_HEAD_SIZE,
     NODE_REASSEMBLY,
     PART_SIZE,
@@ -34,18 +35,20 @@ from tunnels.params import (
     REASSEMBLY_TIMEOUT,
     WHOLE_SIZE,
 )
+from tunnels.wire.directory_messages import DirectoryType
 from tunnels.wire.messages import MAX_TYPE, MessageType
 
 _HEAD: Final = Struct(">BH")
 _FRAGMENT_HEAD: Final = Struct(">BHHBB")
 _FRAGMENT: Final = 0x80
+_LARGE: Final = {MessageType.DATAGRAM: MAX_DATAGRAM_SIZE, DirectoryType.DESCRIPTORS: MAX_PAGE_SIZE}
 _MIN_FRAGMENTS: Final = 2
 _MAX_MESSAGE_ID: Final = 0xFFFF
 
 
 def max_content(message_type: int) -> int:
     """Bytes a message of this type may have (SPEC 8.2)."""
-    return MAX_DATAGRAM_SIZE if message_type == MessageType.DATAGRAM else MAX_CONTROL_SIZE
+    return _LARGE.get(message_type, MAX_CONTROL_SIZE)
 
 
 def split(message_type: int, content: bytes, message_id: int) -> list[bytes]:
