@@ -237,10 +237,10 @@ MAX_LINK_PENDING: Final = 5
 """Of them, towards one neighbour: one for each try of a handshake, and one for the try with a cookie."""
 
 MAX_LINKS: Final = 16384
-"""Neighbours that opened a link to us.  Above it, one from the source prefix with the most makes room (fair.FairTable)."""
+"""Neighbours that opened a link to us.  Above it, one of the source prefix with the most makes room."""
 
 MAX_RAW_DATAGRAMS: Final = 4096
-"""Handshakes, cookie replies and challenges that wait between two looks at the socket: 5.5 MB, then they are dropped."""
+"""Handshakes, cookie replies and challenges between two looks at the socket: 5.5 MB, then they are dropped."""
 
 MAX_TIMESTAMPS: Final = 65536
 """Initiator statics whose newest timestamp is remembered."""
@@ -379,11 +379,17 @@ REAP_INTERVAL: Final = 5.0
 NO_PATH_RETRY: Final = 5.0
 """Seconds after which a path is looked for again when the known relays made none."""
 
+PATH_DRAWS: Final = 20_000
+"""Relays drawn, besides four times the known ones, until the search for a path is given up: 50 ms."""
+
 MAX_BUILDING: Final = 4
 """Circuits of one hop count that are built at one time: more would compete for the same handshakes."""
 
 BUILD_BACKOFF: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds without a new attempt after this many failed builds in a row."""
+
+PROVEN_AGE: Final = 10.0
+"""Seconds a circuit has to stay open to count as built; one that ends earlier counts as a failed build."""
 
 EXPIRY_LEAD: Final = 30.0
 """Seconds before its max_time at which the successor of a circuit is built."""
@@ -453,5 +459,22 @@ GOSSIP_INTERVAL: Final = 60.0
 
 GOSSIP_JITTER: Final = 0.2
 
-PROBE_INTERVAL: Final = 60.0
+PROBE_INTERVAL: Final = 1.0
 """Seconds between PROBEs that are obeyed for one link (SPEC 11.3)."""
+
+PROBE_TIMEOUT: Final = 25.0
+"""Seconds for a circuit, a link and an answer, each of which may need its retries."""
+
+MAX_UNREACHED: Final = 256
+"""Introduced relays that wait to be reached."""
+
+PUBLISH_INTERVAL: Final = 8 * 3600.0
+"""Seconds after which a relay describes itself anew, less up to PUBLISH_JITTER (SPEC 11.2)."""
+
+PUBLISH_JITTER: Final = 0.25
+
+CLIENT_FETCH_INTERVAL: Final = 3600.0
+"""Seconds after which a client compares its set with each of its sources again, less up to GOSSIP_JITTER."""
+
+DISCOVERY_INTERVAL: Final = 1.0
+"""Seconds between looks at what there is to discover while too little is known; GOSSIP_INTERVAL afterwards."""

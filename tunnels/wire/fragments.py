@@ -15,6 +15,7 @@ the first may have been lost (SPEC 7.2).
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, NamedTuple
@@ -41,7 +42,7 @@ from tunnels.wire.messages import MAX_TYPE, MessageType
 _HEAD: Final = Struct(">BH")
 _FRAGMENT_HEAD: Final = Struct(">BHHBB")
 _FRAGMENT: Final = 0x80
-_LARGE: Final = {MessageType.DATAGRAM: MAX_DATAGRAM_SIZE, DirectoryType.DESCRIPTORS: MAX_PAGE_SIZE}
+_LARGE: Final[Mapping[int, int]] = {MessageType.DATAGRAM: MAX_DATAGRAM_SIZE, DirectoryType.DESCRIPTORS: MAX_PAGE_SIZE}
 _MIN_FRAGMENTS: Final = 2
 _MAX_MESSAGE_ID: Final = 0xFFFF
 
