@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Self
 
 from tunnels.errors import LocalError, RemoteError
-from tunnels.exit.policy import PortSummary
+from tunnels.exit.policy import ExitPolicy, PortSummary
 from tunnels.ids import Address, RelayId
 from tunnels.params import (
     DESCRIPTOR_AHEAD,
@@ -21,10 +21,12 @@ from tunnels.params import (
     MAX_DESCRIPTOR_LIFETIME,
     MAX_DESCRIPTOR_SIZE,
     MAX_FAMILY,
+    MAX_PORT,
     RELAY_ID_SIZE,
     VERSION,
     X25519_SIZE,
 )
+from tunnels.path.directory import RelayInfo, relay_id_of
 from tunnels.wire.destination import Kind
 from tunnels.wire.reader import Reader
 
@@ -44,11 +46,6 @@ class Capability(IntFlag):
     EXIT = 1
     DIRECTORY = 2
     HOLDER = 4
-
-
-def relay_id_of(identity: bytes) -> RelayId:
-    """The id of the relay with this IPv8 public key (SPEC 5.1)."""
-    return RelayId(hashlib.sha256(identity).digest())
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,19 @@ class RelayDescriptor:
     def expires(self) -> int:
         """Wall seconds."""
         return self.published + self.lifetime
+
+    @cached_property
+    def info(self) -> RelayInfo:
+        """What an originator needs of it.
+
+        Raises:
+            ValueError: an address is none that a relay can have.
+        """
+        rules = [*_rules(self.ports4, 4), *_rules(self.ports6, 6)] if Capability.EXIT in self.capabilities else []
+        return RelayInfo(
+            self.relay_id, self.link_key, self.onion_key, self.addresses, ExitPolicy.parse(rules),
+            self.bandwidth, frozenset(self.family),
+        )  # fmt: skip
 
     def encode(self) -> bytes:
         """The bytes that are passed on.
@@ -218,3 +228,12 @@ def _read_ports(reader: Reader) -> PortSummary:
         return PortSummary.parse(reader.take(reader.u16()).decode("ascii"))
     except ValueError:
         raise RemoteError("a malformed policy summary") from None
+
+
+def _rules(ports: PortSummary, version: int) -> list[str]:
+    """An exit policy that allows what `ports` says; nothing when it allows nothing."""
+    if not ports.accept and ports.ranges == ((1, MAX_PORT),):
+        return []
+    word = "accept" if ports.accept else "reject"
+    rules = [f"{word} *{version}:{first}-{last}" for first, last in ports.ranges]
+    return rules if ports.accept else [*rules, f"accept *{version}:*"]

@@ -5,14 +5,15 @@ Whoever fills the directory vouches for it: today the application's configuratio
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 from tunnels.errors import LocalError
 from tunnels.exit.policy import ExitPolicy
 from tunnels.ids import Address, RelayId
-from tunnels.params import RELAY_ID_SIZE, X25519_SIZE
+from tunnels.params import MAX_PORT, RELAY_ID_SIZE, X25519_SIZE
 
 
 def relay_id_of(public_key: bytes) -> RelayId:
@@ -24,7 +25,7 @@ def relay_id_of(public_key: bytes) -> RelayId:
 class RelayInfo:
     """What an originator needs to use a relay, and a relay to reach it.
 
-    INVARIANT: at least one address; every address is numeric, in canonical text, with a port.
+    INVARIANT: at least one address; every address is one host's, numeric, in canonical text, with a port.
 
     Raises:
         ValueError: a field is no such thing; the message names field, value and bound.
@@ -35,26 +36,45 @@ class RelayInfo:
     onion_key: bytes = field(repr=False)
     addresses: tuple[Address, ...]
     exit_policy: ExitPolicy = ExitPolicy.REJECT_ALL
+    bandwidth: int = 0
+    """KiB/s it claims to forward; 0: unknown."""
+    family: frozenset[RelayId] = frozenset()
+    """Relays it says belong to the same owner; counts where both say so."""
 
     def __post_init__(self) -> None:
         for name, size in (("relay_id", RELAY_ID_SIZE), ("link_key", X25519_SIZE), ("onion_key", X25519_SIZE)):
-            if len(getattr(self, name)) != size:
-                raise ValueError(f"{name} has {size} bytes, not {len(getattr(self, name))}")
+            value = getattr(self, name)
+            if not isinstance(value, bytes) or len(value) != size:
+                got = f"{len(value)}" if isinstance(value, bytes) else f"a {type(value).__name__}"
+                raise ValueError(f"{name} has {size} bytes, not {got}")
         if not self.addresses:
             raise ValueError("addresses: a relay has at least one")
-        for host, port in self.addresses:
-            if str(ipaddress.ip_address(host)) != host:
-                raise ValueError(f"addresses: write {ipaddress.ip_address(host)} for {host}")
-            if not 1 <= port <= 0xFFFF:
-                raise ValueError(f"addresses: a port is 1 to 65535, not {port}")
+        for address in self.addresses:
+            try:
+                check_address(address)
+            except ValueError as error:
+                raise ValueError(f"addresses: {error}") from None
+        if not isinstance(self.exit_policy, ExitPolicy):
+            raise ValueError(f"exit_policy is an ExitPolicy, not a {type(self.exit_policy).__name__}")  # noqa: TRY004
 
     @property
     def is_exit(self) -> bool:
         return self.exit_policy != ExitPolicy.REJECT_ALL
 
-    def address_in(self, families: Iterable[int]) -> Address | None:
-        """The first address whose IP version is among `families`."""
-        return next((a for a in self.addresses if ipaddress.ip_address(a[0]).version in families), None)
+    @property
+    def families(self) -> frozenset[int]:
+        """IP versions at which it can be reached."""
+        return frozenset(_kind_of(host)[0] for host, _ in self.addresses)
+
+    def address_in(self, families: Collection[int], *, private: bool) -> Address | None:
+        """The first address that may be dialled: its IP version is among `families`, and it is public unless `private`
+        allows others.
+        """
+        for address in self.addresses:
+            version, public = _kind_of(address[0])
+            if version in families and (private or public):
+                return address
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: keys in hex, addresses as [host, port], the exit policy as text."""
@@ -78,14 +98,61 @@ class RelayInfo:
             raise ValueError(f"{unknown[0]} is not a field of a relay; there are {', '.join(sorted(known))}")
         if missing := sorted(known - {"exit_policy"} - data.keys()):
             raise ValueError(f"{missing[0]} is missing")
-        addresses = tuple((str(host), int(port)) for host, port in data["addresses"])
+        policy = data.get("exit_policy", "reject *:*")
+        if not isinstance(policy, str):
+            raise ValueError(f"exit_policy is text, not a {type(policy).__name__}")  # noqa: TRY004
         return cls(
-            RelayId(bytes.fromhex(data["relay_id"])),
-            bytes.fromhex(data["link_key"]),
-            bytes.fromhex(data["onion_key"]),
-            addresses,
-            ExitPolicy.parse(data.get("exit_policy", "reject *:*")),
+            RelayId(_unhex(data, "relay_id")),
+            _unhex(data, "link_key"),
+            _unhex(data, "onion_key"),
+            tuple(_pairs(data["addresses"])),
+            ExitPolicy.parse(policy),
         )
+
+
+def check_address(address: Address) -> None:
+    """
+    Raises:
+        ValueError: `address` is no address at which one host can be reached; the text says what would be right.
+    """
+    if not isinstance(address, tuple) or len(address) != 2:
+        raise ValueError(f"{address!r} is no pair of numeric address and port, such as ('192.0.2.1', 8090)")
+    host, port = address
+    if type(port) is not int or not 1 <= port <= MAX_PORT:
+        raise ValueError(f"a port is 1 to {MAX_PORT}, not {port!r}")
+    try:
+        ip = ipaddress.ip_address(host) if isinstance(host, str) else None
+    except ValueError:
+        ip = None
+    if ip is None:
+        raise ValueError(f"{host!r} is no numeric address, such as 192.0.2.1 or 2001:db8::1")
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped is not None or ip.scope_id is not None):
+        raise ValueError(f"{host} has an IPv4 address or a zone inside; write a plain address")
+    if ip.is_unspecified or ip.is_multicast:
+        raise ValueError(f"{host} is no address of one host")
+    if str(ip) != host:
+        raise ValueError(f"write {ip} for {host}")
+
+
+@lru_cache(maxsize=65536)
+def _kind_of(host: str) -> tuple[int, bool]:
+    """IP version, and whether it is public."""
+    ip = ipaddress.ip_address(host)
+    return ip.version, ip.is_global
+
+
+def _unhex(data: Mapping[str, Any], name: str) -> bytes:
+    try:
+        return bytes.fromhex(data[name])
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is text of hexadecimal digits") from None
+
+
+def _pairs(addresses: object) -> Iterator[Address]:
+    if not isinstance(addresses, list | tuple):
+        raise ValueError(f"addresses is a list of [host, port] pairs, not a {type(addresses).__name__}")  # noqa: TRY004
+    for pair in addresses:
+        yield tuple(pair) if isinstance(pair, list) else pair
 
 
 class Directory:
