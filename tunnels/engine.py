@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tunnels.circuit import create, exit, extend, origin, relay  # noqa: A004 (the role is called so)
-from tunnels.circuit.core import CircuitClosed, Core, Event, Role
+from tunnels.circuit.core import CircuitClosed, Core, Event, Purpose, Role
 from tunnels.circuit.create import Creates
 from tunnels.circuit.limits import RelayLimits
 from tunnels.circuit.origin import OriginCircuit
@@ -47,19 +47,20 @@ class Engine:
         link_key, relay_id, onion_keys: all three for a relay, none for a node that only has circuits of its own.
         families: IP versions it can send to.
         epoch: wall clock minus `now`, seconds.
+        timers: where everything of this node makes its appointments; its own when None.
         extra_roles: what others add, as tables.
     """
 
     def __init__(self, *, network_id: bytes, rng: Rng, now: float, epoch: float, directory: Directory,
                  link_key: KeyPair | None = None, relay_id: RelayId | None = None, onion_keys: OnionKeys | None = None,
                  limits: RelayLimits | None = None, families: Collection[int] = (4, 6), kem: Kem | None = None,
-                 extra_roles: Iterable[Role] = ()) -> None:  # fmt: skip
+                 timers: Timers | None = None, extra_roles: Iterable[Role] = ()) -> None:  # fmt: skip
         if not 1 <= len(network_id) <= MAX_NETWORK_ID:
             raise LocalError(f"a network id has 1 to {MAX_NETWORK_ID} bytes, not {len(network_id)}")
         if len({link_key is None, relay_id is None, onion_keys is None}) != 1:
             raise LocalError("a relay has a link key, a relay id and onion keys; another node has none of them")
         is_relay = link_key is not None
-        self._timers = Timers()
+        self._timers = timers if timers is not None else Timers()
         self.core: Final = Core(
             network_id=network_id, rng=rng, kem=kem or MlKem768(), timers=self._timers, directory=directory,
             relay_id=relay_id, onion_keys=onion_keys, limits=limits or RelayLimits(), families=families, epoch=epoch,
@@ -114,13 +115,13 @@ class Engine:
 
     # --- the application calls ------------------------------------------------------------------
 
-    def create_circuit(self, path: Sequence[RelayInfo], now: float) -> OriginCircuit:
+    def create_circuit(self, path: Sequence[RelayInfo], now: float, purpose: Purpose = Purpose.DATA) -> OriginCircuit:
         """Start building a circuit over `path`, first hop first.
 
         Raises:
             LocalError: the path is empty, too long, has a relay twice, or begins where we cannot send.
         """
-        circuit = OriginCircuit(self.core, path, now)
+        circuit = OriginCircuit(self.core, path, now, purpose)
         self.circuits[circuit] = None
         circuit.begin(now)
         return circuit

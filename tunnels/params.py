@@ -478,3 +478,6 @@ CLIENT_FETCH_INTERVAL: Final = 3600.0
 
 DISCOVERY_INTERVAL: Final = 1.0
 """Seconds between looks at what there is to discover while too little is known; GOSSIP_INTERVAL afterwards."""
+
+TROUBLED_FETCH_INTERVAL: Final = 10.0
+"""Seconds after which a client asks a source again while it knows too few relays or its sources disagree."""

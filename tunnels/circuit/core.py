@@ -6,10 +6,10 @@ theirs without this package knowing that they exist.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +41,13 @@ RelayHandler = Callable[["RelayCircuit", Any, bool, float], None]
 
 OriginHandler = Callable[["OriginCircuit", int, Any, float], None]
 """What an originator does with a message: (circuit, number of the hop that wrote it, message, now)."""
+
+
+class Purpose(Enum):
+    """What a circuit of ours is for: circuits of one purpose are never used for another."""
+
+    DATA = "data"
+    DIRECTORY = "directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +154,7 @@ class Core:
 
     def address_of(self, relay: RelayInfo) -> Address | None:
         """Where we can send to `relay`; None when nowhere, or only at an address we must not dial (SPEC 7.2)."""
-        address = relay.address_in(self.families)
-        if address is None or self.limits.private_addresses or ipaddress.ip_address(address[0]).is_global:
-            return address
-        return None
+        return relay.address_in(self.families, private=self.limits.private_addresses)
 
     def join(self, circuit: RelayCircuit, now: float) -> None:
         """Take a circuit of somebody else in, and look after it from time to time."""

@@ -14,7 +14,7 @@ from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from tunnels.circuit.core import CircuitClosed, CircuitOpened, DatagramArrived, DatagramRejected, Role
+from tunnels.circuit.core import CircuitClosed, CircuitOpened, DatagramArrived, DatagramRejected, Purpose, Role
 from tunnels.crypto.handshake import OriginatorHandshake
 from tunnels.crypto.onion import OriginLayers
 from tunnels.errors import CircuitClosedError, LocalError, RemoteError
@@ -116,7 +116,7 @@ class OriginCircuit:
         build_time: seconds from `begin` to OPEN, None until then.
     """
 
-    def __init__(self, core: Core, path: Sequence[RelayInfo], now: float) -> None:
+    def __init__(self, core: Core, path: Sequence[RelayInfo], now: float, purpose: Purpose = Purpose.DATA) -> None:
         if not 1 <= len(path) <= MAX_HOPS:
             raise LocalError(f"a circuit has 1 to {MAX_HOPS} hops, not {len(path)}")
         if len({relay.relay_id for relay in path}) != len(path):
@@ -125,6 +125,7 @@ class OriginCircuit:
         if address is None:
             raise LocalError("the first relay has no address we can send to")
         self.core: Final = core
+        self.purpose: Final = purpose
         self.path: tuple[RelayInfo, ...] = tuple(path)
         self.state = State.BUILDING
         self.closed_because: CloseReason | None = None

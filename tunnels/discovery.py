@@ -1,0 +1,401 @@
+"""Finding relays: whom to ask, when, and whom to believe (SPEC 11, 12).  Floor 4: sans-IO.
+
+A relay keeps the whole set: it compares with a random other one, and has newcomers reached by a third before it serves
+them.  A client asks a few relays in different networks and uses what enough of them show.  How introductions travel is
+the community's business; circuits are the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tunnels.circuit.core import CircuitClosed, CircuitOpened, Purpose, Role
+from tunnels.circuit.directory_fetch import Fetched, Fetcher
+from tunnels.circuit.directory_service import DirectoryService
+from tunnels.errors import LocalError, RemoteError
+from tunnels.ids import CloseReason, Drop
+from tunnels.link.link import LinkState
+from tunnels.params import (
+    CLIENT_FETCH_INTERVAL,
+    DISCOVERY_INTERVAL,
+    FETCH_SOURCES,
+    GOSSIP_INTERVAL,
+    GOSSIP_JITTER,
+    MAX_DESCRIPTOR_LIFETIME,
+    MAX_UNREACHED,
+    PROBE_INTERVAL,
+    PROBE_TIMEOUT,
+    PUBLISH_INTERVAL,
+    PUBLISH_JITTER,
+    TROUBLED_FETCH_INTERVAL,
+)
+from tunnels.path.descriptor import Capability, RelayDescriptor, Sign, Verify
+from tunnels.path.descriptors import DescriptorSet
+from tunnels.path.select import NoPathError, choose_path, networks_of
+from tunnels.path.select import Rules as PathRules
+from tunnels.path.views import Views
+from tunnels.wire.directory_messages import Probe, Vouched
+
+if TYPE_CHECKING:
+    from tunnels.circuit.core import Event
+    from tunnels.circuit.origin import OriginCircuit
+    from tunnels.circuit.relay import RelayCircuit
+    from tunnels.engine import Engine
+    from tunnels.exit.policy import ExitPolicy
+    from tunnels.ids import Address, RelayId
+    from tunnels.link.link import Link
+    from tunnels.path.directory import RelayInfo
+    from tunnels.timers import Timers
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a relay says of itself; `sign` is its IPv8 key's."""
+
+    identity: bytes
+    sign: Sign
+    link_key: bytes
+    exit_policy: ExitPolicy
+    capabilities: Capability
+    addresses: tuple[Address, ...]
+    bandwidth: int
+    family: tuple[RelayId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    Attributes:
+        min_relays: relays below which a client says that it knows too few.
+        min_age: seconds a relay must have been known before a client uses it.
+        min_sources: directory sources that must have shown it.
+        distinct_networks: whether sources must be in different networks.
+    """
+
+    min_relays: int
+    min_age: float
+    min_sources: int
+    distinct_networks: bool
+
+
+class Discovery:
+    """What a node knows of relays, and how it comes to know more.
+
+    Args:
+        own: what we say of ourselves; None for a node that is no relay.
+        verify: whether a descriptor is signed by its relay.
+    """
+
+    _engine: Engine
+
+    def __init__(self, *, network_id: bytes, verify: Verify, rules: Rules, own: Own | None, timers: Timers,
+                 epoch: float) -> None:  # fmt: skip
+        self.known: Final = DescriptorSet()
+        self.views: Final = Views(rules.min_sources)
+        self._network_id = network_id
+        self._timers = timers
+        self._epoch = epoch
+        self._verify = verify
+        self._fetcher = Fetcher(self.known, network_id, verify, timers, epoch, self._drop)
+        self._rules = rules
+        self._own = own
+        self._service = DirectoryService(self.known)
+        self._descriptor: RelayDescriptor | None = None
+        self._publish_from = 0.0
+        self._introduced: dict[RelayId, RelayDescriptor] = {}
+        """Relays that introduced themselves: to begin with, and (at a relay) to have reached."""
+        self._asking: dict[OriginCircuit, Callable[[OriginCircuit, float], None]] = {}
+        """Directory circuits that are being built, and what to do with each when it is open."""
+        self._probes: dict[RelayId, float] = {}
+        """Relays that are being reached, and until when."""
+        self._probed: dict[Link, float] = {}
+        self._asked: dict[RelayId, float] = {}
+        self._fetching: set[RelayId] = set()
+        self.rounds = 0
+        """Fetches that came to an end."""
+
+    def roles(self) -> tuple[Role, ...]:
+        """What the engine has to know for us."""
+        if self._own is None:
+            return (self._fetcher.role,)
+        vouching = Role("vouching", relay={Probe: self._on_probe}, origin={Vouched: self._on_vouched})
+        return (self._fetcher.role, self._service.role, vouching)
+
+    def begin(self, engine: Engine, now: float) -> None:
+        """Start looking: `engine` was made with our `roles`."""
+        self._engine = engine
+        self._timers.at(now, self._round)
+
+    def _drop(self, reason: Drop) -> None:
+        self._engine.core.drops[reason] += 1
+
+    # --- what others ask -----------------------------------------------------------------------------
+
+    def own_descriptor(self, now: float) -> bytes | None:
+        """What our introductions carry; None when we are no relay."""
+        if self._own is None:
+            return None
+        core = self._engine.core
+        wall = self._epoch + now
+        keys = core.onion_keys
+        assert keys is not None
+        stale = self._descriptor is None or wall >= self._publish_from or self._descriptor.onion_key != keys.public
+        if stale:
+            self._descriptor = self._describe(wall)
+            self._publish_from = wall + PUBLISH_INTERVAL * (1 - self._share() * PUBLISH_JITTER)
+            if self._descriptor.relay_id in self.known:
+                self.known.add(self._descriptor)
+        assert self._descriptor is not None
+        return self._descriptor.encode()
+
+    def introduced(self, data: bytes, now: float) -> None:
+        """A neighbour described itself in an IPv8 introduction."""
+        core = self._engine.core
+        try:
+            descriptor = RelayDescriptor.decode(data)
+            relay_id = descriptor.relay_id
+            known = self.known.get(relay_id) or self._introduced.get(relay_id)
+            if relay_id == core.relay_id or (known is not None and not descriptor.newer_than(known)):
+                return
+            descriptor.check(self._network_id, self._epoch + now, self._verify)
+            core.directory.add(descriptor.info)
+        except (RemoteError, LocalError, ValueError):
+            core.drops[Drop.MALFORMED] += 1
+            return
+        if relay_id in self.known:
+            self.known.add(descriptor)  # reached before; a new address is tried by whoever dials it
+            return
+        self._introduced.pop(relay_id, None)
+        if len(self._introduced) >= MAX_UNREACHED:
+            self._introduced.pop(next(iter(self._introduced)))
+        self._introduced[relay_id] = descriptor
+
+    def usable(self, now: float) -> list[RelayInfo]:
+        """The relays that circuits for data may use: all that a relay serves, what a client's sources agree on."""
+        if self._own is not None:
+            return [descriptor.info for descriptor in self.known if descriptor.relay_id != self._engine.core.relay_id]
+        agreed = self.views.agreed(min_age=self._rules.min_age, now=self._epoch + now)
+        return [descriptor.info for descriptor in self.known if descriptor.relay_id in agreed]
+
+    def trouble(self, now: float) -> str:
+        """Why no circuits for data should be built, empty when they may."""
+        if self._own is not None:
+            return "" if len(self.known) else "no other relay is known yet: set bootstrap to the address of one"
+        if not len(self.known) and not self._introduced:
+            return "no relay has answered yet: set bootstrap to the address of one"
+        wall = self._epoch + now
+        return self.views.trouble(min_relays=self._rules.min_relays, min_age=self._rules.min_age, now=wall)
+
+    def on_event(self, event: Event, now: float) -> None:
+        """A circuit of ours with the purpose DIRECTORY opened or closed."""
+        if isinstance(event, CircuitOpened) and (then := self._asking.pop(event.circuit, None)) is not None:
+            then(event.circuit, now)
+        elif isinstance(event, CircuitClosed):
+            self._asking.pop(event.circuit, None)
+            self._fetching.discard(event.circuit.path[-1].relay_id)
+
+    # --- rounds --------------------------------------------------------------------------------------
+
+    def _round(self, now: float) -> None:
+        core = self._engine.core
+        wall = self._epoch + now
+        gone = self.known.expire(wall)
+        self.views.forget(gone)
+        for relay_id in gone:
+            core.directory.remove(relay_id)
+        self.own_descriptor(now)
+        hurry = self._compare(now) if self._own is not None else self._ask_sources(now)
+        interval = DISCOVERY_INTERVAL if hurry else GOSSIP_INTERVAL
+        self._timers.at(now + interval * (1 - self._share() * GOSSIP_JITTER), self._round)
+
+    def _compare(self, now: float) -> bool:
+        """A relay's round; whether the next should come soon."""
+        self._reach_newcomers(now)
+        others = [d for d in self.known if d.relay_id != self._engine.core.relay_id]
+        if others:
+            self._fetch(others[self._engine.core.rng.below(len(others))], now)
+        return bool(self._introduced) or not others or self.rounds < FETCH_SOURCES
+
+    def _ask_sources(self, now: float) -> bool:
+        """A client's round; whether the next should come soon."""
+        wall = self._epoch + now
+        candidates = [*self._introduced.values(), *(d for d in self.known if Capability.DIRECTORY in d.capabilities)]
+        in_trouble = bool(self.trouble(now))
+        lasts = TROUBLED_FETCH_INTERVAL if in_trouble else CLIENT_FETCH_INTERVAL
+        fresh = {source for source, asked in self._asked.items() if wall - asked < lasts}
+        taken = {network for d in candidates if d.relay_id in fresh for network in networks_of(d.info)}
+        missing = FETCH_SOURCES - len(fresh) - len(self._fetching)
+        self._shuffle(candidates)
+        for descriptor in candidates:
+            networks = networks_of(descriptor.info)
+            if missing <= 0:
+                break
+            if descriptor.relay_id in fresh | self._fetching or (self._rules.distinct_networks and networks & taken):
+                continue
+            taken |= networks
+            missing -= self._fetch(descriptor, now)
+        return in_trouble or len(fresh) < FETCH_SOURCES
+
+    def _fetch(self, descriptor: RelayDescriptor, now: float) -> bool:
+        relay_id = descriptor.relay_id
+        if relay_id in self._fetching:
+            return False
+        path = self._way_to(descriptor.info, now)
+        if not self._open(path, now, lambda circuit, then: self._fetcher.fetch(circuit, then, self._done)):
+            return False
+        self._fetching.add(relay_id)
+        return True
+
+    def _way_to(self, source: RelayInfo, now: float) -> tuple[RelayInfo, ...]:
+        """One hop for a relay, whose neighbours are known anyway, and for a client that knows no more; else three."""
+        if self._own is not None:
+            return (source,)
+        rules = PathRules(distinct_networks=self._rules.distinct_networks, never=frozenset({source.relay_id}))
+        taken = networks_of(source) if self._rules.distinct_networks else frozenset()
+        others = [relay for relay in self.usable(now) if not networks_of(relay) & taken]
+        try:
+            return (*choose_path(others, 2, self._engine.core.rng, rules, exits=False), source)
+        except NoPathError:
+            return (source,)
+
+    def _done(self, fetched: Fetched, now: float) -> None:
+        core = self._engine.core
+        self._fetching.discard(fetched.source)
+        for circuit in list(self._engine.circuits):
+            if circuit.purpose is Purpose.DIRECTORY and circuit.path[-1].relay_id == fetched.source:
+                circuit.close(CloseReason.REQUESTED, now)
+        if fetched.relays is None:
+            return
+        self.rounds += 1
+        wall = self._epoch + now
+        self._asked[fetched.source] = wall
+        self.views.show(fetched.source, fetched.relays, wall)
+        for relay_id in fetched.relays:
+            self._introduced.pop(relay_id, None)
+            descriptor = self.known.get(relay_id)
+            if descriptor is not None and relay_id != core.relay_id:
+                self._use(descriptor)
+
+    def _use(self, descriptor: RelayDescriptor) -> None:
+        """Let circuits and EXTENDs find a relay."""
+        try:
+            self._engine.core.directory.add(descriptor.info)
+        except (LocalError, ValueError):
+            self._engine.core.drops[Drop.MALFORMED] += 1
+
+    def _open(self, path: tuple[RelayInfo, ...], now: float, then: Callable[[OriginCircuit, float], None]) -> bool:
+        """Build a circuit to a directory, and go on with it when it is open; False when it cannot even begin."""
+        try:
+            circuit = self._engine.create_circuit(path, now, Purpose.DIRECTORY)
+        except LocalError:
+            return False
+        self._asking[circuit] = then
+        return True
+
+    # --- newcomers (SPEC 11.3) ------------------------------------------------------------------------
+
+    def _reach_newcomers(self, now: float) -> None:
+        """Have every relay that introduced itself reached by a third one, or by us when there is none."""
+        self._probes = {relay_id: until for relay_id, until in self._probes.items() if until > now}
+        for relay_id, descriptor in list(self._introduced.items()):
+            if relay_id in self._probes:
+                continue
+            self._probes[relay_id] = now + PROBE_TIMEOUT
+            third = [d for d in self.known if d.relay_id not in (relay_id, self._engine.core.relay_id)]
+            if not third:
+                self._try(descriptor, now, partial(self._tried, descriptor))
+                continue
+            chosen = third[self._engine.core.rng.below(len(third))]
+            self._open((chosen.info,), now, partial(self._send_probe, Probe(descriptor.encode())))
+
+    @staticmethod
+    def _send_probe(message: Probe, circuit: OriginCircuit, now: float) -> None:
+        circuit.send(message, now)
+
+    def _tried(self, descriptor: RelayDescriptor, reached: bool, _now: float) -> None:  # noqa: FBT001
+        self._vouched(descriptor, reached=reached)
+
+    def _on_probe(self, circuit: RelayCircuit, message: Probe, _early: bool, now: float) -> None:  # noqa: FBT001
+        core = self._engine.core
+        link = circuit.link
+        asked = self._probed.get(link, now - PROBE_INTERVAL)
+        if core.directory.by_link_key(link.remote) is None or now - asked < PROBE_INTERVAL:
+            core.drops[Drop.REFUSED] += 1
+            return
+        self._probed = {known: when for known, when in self._probed.items() if now - when < PROBE_INTERVAL}
+        self._probed[link] = now
+        try:
+            descriptor = RelayDescriptor.decode(message.descriptor)
+            descriptor.check(self._network_id, self._epoch + now, self._verify)
+        except RemoteError:
+            core.drops[Drop.MALFORMED] += 1
+            return
+
+        def answer(reached: bool, then: float) -> None:  # noqa: FBT001
+            self._engine.send_backward(circuit, Vouched(reached, descriptor.relay_id), then)
+
+        self._try(descriptor, now, answer, for_others=True)
+
+    def _try(
+        self, descriptor: RelayDescriptor, now: float, done: Callable[[bool, float], None], *, for_others: bool = False
+    ) -> None:
+        """Open a link to a relay, and say whether it came up.
+
+        Args:
+            for_others: insist that it was we who opened it; else a link that came from the claimed address will do.
+        """
+        core = self._engine.core
+        try:
+            address = core.address_of(descriptor.info)
+            link = core.links.dial(descriptor.link_key, address, now) if address is not None else None
+        except (LocalError, ValueError):
+            link = None
+        if link is None:
+            self._timers.at(now, lambda then: done(False, then))
+            return
+        deadline = now + PROBE_TIMEOUT / 2
+
+        def look(then: float) -> None:
+            up = link.current is not None and (link.current.initiator or (link.address == address and not for_others))
+            if up or link.state is LinkState.DOWN or then >= deadline:
+                done(up, then)
+            else:
+                self._timers.at(then + DISCOVERY_INTERVAL / 4, look)
+
+        look(now)
+
+    def _on_vouched(self, circuit: OriginCircuit, hop: int, message: Vouched, now: float) -> None:
+        descriptor = self._introduced.get(message.relay_id)
+        if hop or descriptor is None or circuit.purpose is not Purpose.DIRECTORY:
+            self._engine.core.drops[Drop.UNEXPECTED] += 1
+        else:
+            self._vouched(descriptor, reached=message.reached)
+        circuit.close(CloseReason.REQUESTED, now)
+
+    def _vouched(self, descriptor: RelayDescriptor, *, reached: bool) -> None:
+        self._introduced.pop(descriptor.relay_id, None)
+        if reached and self.known.add(descriptor):
+            self._use(descriptor)
+
+    # --- small things -----------------------------------------------------------------------------------
+
+    def _describe(self, wall: float) -> RelayDescriptor:
+        own, core = self._own, self._engine.core
+        assert own is not None
+        assert core.onion_keys is not None
+        policy = own.exit_policy
+        return RelayDescriptor(
+            own.capabilities, int(wall), MAX_DESCRIPTOR_LIFETIME, own.bandwidth, own.link_key, core.onion_keys.public,
+            own.identity, own.addresses, policy.summary(4), policy.summary(6), own.family,
+        ).signed(self._network_id, own.sign)  # fmt: skip
+
+    def _share(self) -> float:
+        return self._engine.core.rng.below(1 << 16) / (1 << 16)
+
+    def _shuffle(self, items: list[RelayDescriptor]) -> None:
+        for place in range(len(items) - 1, 0, -1):
+            other = self._engine.core.rng.below(place + 1)
+            items[place], items[other] = items[other], items[place]
