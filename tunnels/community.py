@@ -4,24 +4,23 @@
     community.on_data(lambda circuit, origin, payload: ...)
     community.tunnel_data(community.active_data_circuits()[0], ("192.0.2.1", 53), "data", query)
 
-A facade: it passes calls to the engine and events to callbacks, and performs what the pool plans.  Nothing here reads
-the network or knows a key.
+A facade: it checks what applications say, passes it on, and calls them back.  It builds the parts of a node: the engine
+and its driver, the keeper of its circuits, and at an exit the gateway.  Nothing here reads the network or knows a key.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
-import ipaddress
+import inspect
 import logging
-import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ipv8.community import Community
 
-from tunnels.circuit import exit as circuit_exit
 from tunnels.circuit.core import (
     CircuitClosed,
     CircuitOpened,
@@ -31,26 +30,23 @@ from tunnels.circuit.core import (
     RelayCircuitClosed,
 )
 from tunnels.circuit.origin import OriginCircuit, State
-from tunnels.circuit.relay import RelayCircuit
-from tunnels.crypto.rng import SystemRng
 from tunnels.driver import Driver
-from tunnels.endpoint.adapt import cell_port
+from tunnels.endpoint.adapt import cell_port, families_of, unwrapped
 from tunnels.engine import Engine
-from tunnels.errors import LocalError
-from tunnels.exit.dns import DnsQuery, DnsResolver, system_nameservers
-from tunnels.exit.udp import UdpExit
+from tunnels.errors import CircuitClosedError, EndpointError, LocalError
+from tunnels.exit.gateway import ExitGateway
 from tunnels.ids import Address, CloseReason, Drop, RelayId
-from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, MAX_HOPS, POOL_INTERVAL
+from tunnels.keeper import PoolKeeper
+from tunnels.params import MAX_HOPS, POOL_INTERVAL
 from tunnels.path.directory import Directory, RelayInfo, relay_id_of
-from tunnels.path.pool import Build, PooledCircuit, plan
-from tunnels.path.select import NoPathError, Rules, choose_path
+from tunnels.path.select import Rules
 from tunnels.settings import RelayKeys, Settings, TunnelSettings, freeze
 from tunnels.wire.destination import Destination
-from tunnels.wire.messages import Datagram, RejectReason
+from tunnels.wire.messages import Datagram
 
 if TYPE_CHECKING:
     from tunnels.circuit.core import Event
-    from tunnels.ids import Rng
+    from tunnels.endpoint.face import CellPort
 
 DataCallback = Callable[[OriginCircuit, Address, bytes], None]
 """callback(circuit, origin, payload): a datagram came back; origin is (host, port)."""
@@ -63,6 +59,8 @@ OpenedCallback = Callable[[OriginCircuit], None]
 
 ClosedCallback = Callable[[OriginCircuit, CloseReason], None]
 """callback(circuit, reason): one of our circuits ended; circuit.culprit says whose fault it was, if that is known."""
+
+AnyCallback = TypeVar("AnyCallback", bound=Callable[..., None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,30 +105,26 @@ class TunnelCommunity(Community):
         self.settings: Final[Settings] = freeze(settings)
         port = cell_port(settings.endpoint)
         self.community_id = community_id_for(self.settings.network_id)
-        super().__init__(settings)
-        self.logger = logging.getLogger("tropea.tunnels")
-        self._rng: Rng = SystemRng()
-        loop = asyncio.get_running_loop()
-        wall, now = time.time(), loop.time()
+        surroundings = self.settings.surroundings
+        wall, now = surroundings.wall(), asyncio.get_running_loop().time()
         self.relay_keys: RelayKeys | None = None
         self.relay_id: RelayId | None = None
         if self.settings.is_relay:
-            given = self.settings.relay_keys
-            self.relay_keys = RelayKeys.generate(wall, self._rng) if given is None else given
+            self.relay_keys = self.settings.relay_keys or RelayKeys.generate(wall, surroundings.rng)
             self.relay_id = relay_id_of(settings.my_peer.public_key.key_to_bin())
         self.directory: Final = Directory(self.settings.relays)
+        families = families_of(settings.endpoint)
         self.engine: Final = Engine(
-            network_id=self.settings.network_id, rng=self._rng, now=now, epoch=wall - now, directory=self.directory,
-            link_key=self.relay_keys.link if self.relay_keys else None, relay_id=self.relay_id,
-            onion_keys=self.relay_keys.onion if self.relay_keys else None, limits=self.settings.limits,
+            network_id=self.settings.network_id, rng=surroundings.rng, kem=surroundings.kem, now=now, epoch=wall - now,
+            directory=self.directory, link_key=self.relay_keys.link if self.relay_keys else None,
+            relay_id=self.relay_id, onion_keys=self.relay_keys.onion if self.relay_keys else None,
+            limits=self.settings.limits, families=families,
         )  # fmt: skip
-        self._driver: Final = Driver(self.engine, port, self._on_event)
-        self._exit = self._make_exit() if self.settings.limits.exits else None
-        self._wanted: dict[int, None] = {}
-        self._no_path: dict[int, str] = {}
-        self._failures: dict[int, int] = {}
-        self._build_from: dict[int, float] = {}
-        self._avoid: dict[RelayId, float] = {}
+        rules = Rules(
+            distinct_networks=self.settings.distinct_networks, families=families,
+            never=frozenset({self.relay_id} if self.relay_id else ()), private=self.settings.limits.private_addresses,
+        )  # fmt: skip
+        self._keeper: Final = PoolKeeper(self.engine, self.settings.pool, rules, surroundings.rng)
         self._data_callbacks: list[DataCallback] = []
         self._rejected_callbacks: list[RejectedCallback] = []
         self._opened_callbacks: list[OpenedCallback] = []
@@ -140,12 +134,36 @@ class TunnelCommunity(Community):
             CircuitClosed: self._on_closed,
             DatagramArrived: self._on_datagram,
             DatagramRejected: self._on_rejected,
-            ExitDatagram: self._on_exit_datagram,
-            RelayCircuitClosed: self._on_relay_circuit_closed,
         }
+        self._driver: Final = self._drive(port)
+        try:
+            self._exit: Final = ExitGateway(self._driver, self.settings) if self.settings.limits.exits else None
+            self._join(settings)
+        except BaseException:
+            self._driver.close()  # else the endpoint stays taken
+            raise
+        if self._exit is not None:
+            self._handlers[ExitDatagram] = self._exit.on_exit_datagram
+            self._handlers[RelayCircuitClosed] = self._exit.on_relay_circuit_closed
+        self.logger = logging.getLogger("tropea.tunnels")
         self.register_task("pool", self._tend, interval=POOL_INTERVAL, delay=0)
         if not self.settings.distinct_networks:
             self.logger.warning("distinct_networks is off: two hops may share a network, for test networks only")
+
+    def _drive(self, port: CellPort) -> Driver:
+        try:
+            return Driver(self.engine, port, self._on_event)
+        except LocalError as error:
+            raise EndpointError(f"{error}: give each tunnel community an endpoint of its own") from None
+
+    def _join(self, settings: TunnelSettings) -> None:
+        """Become an overlay of IPv8: listen below its wrappers, of which py-ipv8 3.2's StatisticsEndpoint lets only the
+        first community hear, and send through them.
+        """
+        below = copy.copy(settings)
+        below.endpoint = unwrapped(settings.endpoint)
+        super().__init__(below)
+        self.endpoint = settings.endpoint
 
     # --- what applications call -----------------------------------------------------------------
 
@@ -154,12 +172,15 @@ class TunnelCommunity(Community):
 
         Raises:
             ValueError: not 1 to MAX_HOPS.
+            LocalError: the community was unloaded.
         """
         if type(hops) is not int or not 1 <= hops <= MAX_HOPS:
             raise ValueError(f"hops is {hops!r}; it must be 1 to {MAX_HOPS}")
+        if self._driver.closed:
+            raise LocalError("the community was unloaded")
         if hops == 1:
             self.logger.warning("circuits of one hop are not anonymous: the relay sees both ends")
-        self._wanted[hops] = None
+        self._keeper.want(hops)
         self._tend()
 
     def active_data_circuits(self, hops: int | None = None) -> list[OriginCircuit]:
@@ -173,15 +194,7 @@ class TunnelCommunity(Community):
 
     def why_not_ready(self, hops: int | None = None) -> str:
         """A sentence for people, empty when there is a circuit."""
-        if self.active_data_circuits(hops):
-            return ""
-        if not self._wanted or (hops is not None and hops not in self._wanted):
-            return f"call build_tunnels({hops or 3}) first"
-        reasons = [reason for number, reason in self._no_path.items() if hops in (None, number)]
-        if reasons:
-            return reasons[0]
-        building = [c for c in self.engine.circuits if c.state is State.BUILDING and hops in (None, c.hops)]
-        return f"{len(building)} circuits are being built" if building else "waiting before the next attempt"
+        return "" if self.active_data_circuits(hops) else self._keeper.why_not_ready(hops, self._driver.now())
 
     def tunnel_data(
         self, circuit: OriginCircuit, destination: Address, message_type: str, payload: str | bytes
@@ -198,38 +211,37 @@ class TunnelCommunity(Community):
 
         Raises:
             CircuitClosedError: the circuit is not open: take one of active_data_circuits().
-            ValueError: a destination that is none, another message type, or too much data.
+            ValueError: a destination that is none, another message type, or a payload that is none or too long.
         """
         if message_type != "data":
             raise ValueError(f'message_type is {message_type!r}; it must be "data"')
-        host, port = destination
-        if not host:
-            raise ValueError("destination has an empty host; name a numeric address or a host name")
-        data = payload.encode() if isinstance(payload, str) else bytes(payload)
+        if circuit.core is not self.engine.core:
+            raise ValueError("circuit is another community's; take one of active_data_circuits()")
+        message = Datagram(_destination(destination), _payload(payload))
         try:
-            message = Datagram(Destination(host, port), data)
-            message.encode()
+            sent = circuit.send_datagram(message, self._driver.now())
+        except CircuitClosedError:
+            raise
         except LocalError as error:
-            raise ValueError(str(error)) from None
-        sent = circuit.send_datagram(message, self._driver.now())
+            raise ValueError(f"payload: {error}") from None
         self._driver.wake()
         return sent
 
     def on_data(self, callback: DataCallback) -> None:
         """Call `callback(circuit, origin, payload)` for every datagram that comes back."""
-        self._data_callbacks.append(callback)
+        self._data_callbacks.append(_plain(callback))
 
     def on_rejected(self, callback: RejectedCallback) -> None:
         """Call `callback(circuit, destination, reason)` when an exit says that it did not send a datagram."""
-        self._rejected_callbacks.append(callback)
+        self._rejected_callbacks.append(_plain(callback))
 
     def on_circuit_opened(self, callback: OpenedCallback) -> None:
         """Call `callback(circuit)` when a circuit of ours can be used."""
-        self._opened_callbacks.append(callback)
+        self._opened_callbacks.append(_plain(callback))
 
     def on_circuit_closed(self, callback: ClosedCallback) -> None:
         """Call `callback(circuit, reason)` when a circuit of ours ends."""
-        self._closed_callbacks.append(callback)
+        self._closed_callbacks.append(_plain(callback))
 
     def remove_circuit(self, circuit: OriginCircuit) -> None:
         """Close a circuit of ours; the pool builds another when it needs one."""
@@ -255,82 +267,47 @@ class TunnelCommunity(Community):
         )  # fmt: skip
 
     async def unload(self) -> None:
-        """Say goodbye to neighbours, close sockets, stop."""
+        """Say goodbye to neighbours, close sockets, stop.  Circuits end with CloseReason.SHUTDOWN."""
         self._driver.close()
         if self._exit is not None:
             await self._exit.aclose()
-            await self._resolver.aclose()
+        self.endpoint = unwrapped(self.endpoint)
         await super().unload()
 
-    # --- the pool ----------------------------------------------------------------------------------
+    # --- what happens ------------------------------------------------------------------------------
 
     def _tend(self) -> None:
-        """Do what the pool plans."""
+        if self._driver.closed:
+            return
         now = self._driver.now()
-        circuits = [
-            PooledCircuit(c, c.hops, c.state is State.OPEN, c.born, c.used,
-                          (c.cells_sent + c.cells_received) * CELL_SIZE)
-            for c in self.engine.circuits
-        ]  # fmt: skip
-        for action in plan(circuits, self._wanted, self.settings.pool, self._build_from, now=now):
-            if isinstance(action, Build):
-                self._build(action.hops, now)
-            else:
-                action.key.close(action.reason, now)
+        self._keeper.tend(now)
         if self.relay_keys is not None:
             self.relay_keys.onion.rotate(self.engine.core.epoch + now)
         self._driver.wake()
 
-    def _build(self, hops: int, now: float) -> None:
-        self._avoid = {relay: until for relay, until in self._avoid.items() if until > now}
-        never = frozenset({self.relay_id}) if self.relay_id is not None else frozenset()
-        rules = Rules(distinct_networks=self.settings.distinct_networks, never=never)
-        reachable = [relay for relay in self.directory if self.engine.core.address_of(relay) is not None]
-        try:
-            path = choose_path(reachable, hops, self._rng, rules, exits=True, avoid=self._avoid)
-        except NoPathError as error:
-            self._no_path[hops] = str(error)
-            self._build_from[hops] = now + error.retry_after
-            return
-        self._no_path.pop(hops, None)
-        self.engine.create_circuit(path, now)
-
-    # --- events ------------------------------------------------------------------------------------
-
     def _on_event(self, event: Event) -> None:
-        self._handlers[type(event)](event)
+        if (handler := self._handlers.get(type(event))) is not None:
+            handler(event)
 
     def _on_opened(self, event: CircuitOpened) -> None:
-        self._failures.pop(event.circuit.hops, None)
-        self._build_from.pop(event.circuit.hops, None)
-        for callback in self._opened_callbacks:
+        for callback in tuple(self._opened_callbacks):
             self._call(callback, event.circuit)
 
     def _on_closed(self, event: CircuitClosed) -> None:
-        circuit, now = event.circuit, self._driver.now()
-        if circuit.build_time is None and event.reason is not CloseReason.SHUTDOWN:
-            failures = self._failures[circuit.hops] = self._failures.get(circuit.hops, 0) + 1
-            self._build_from[circuit.hops] = now + BUILD_BACKOFF[min(failures, len(BUILD_BACKOFF)) - 1]
-        if event.culprit is not None:
-            self._avoid[circuit.path[event.culprit].relay_id] = now + AVOID_TIME
-        self.logger.debug("a circuit of %d hops ended: %s", circuit.hops, event.reason.value)
-        for callback in self._closed_callbacks:
-            self._call(callback, circuit, event.reason)
-        if event.reason is not CloseReason.SHUTDOWN:
-            asyncio.get_running_loop().call_soon(self._tend_if_alive)
-
-    def _tend_if_alive(self) -> None:
-        if not self._shutdown:
-            self._tend()
+        self._keeper.ended(event.circuit, event.reason, event.culprit, self._driver.now())
+        self.logger.debug("a circuit of %d hops ended: %s", event.circuit.hops, event.reason.value)
+        for callback in tuple(self._closed_callbacks):
+            self._call(callback, event.circuit, event.reason)
+        asyncio.get_running_loop().call_soon(self._tend)
 
     def _on_datagram(self, event: DatagramArrived) -> None:
         origin = (event.origin.host, event.origin.port)
-        for callback in self._data_callbacks:
+        for callback in tuple(self._data_callbacks):
             self._call(callback, event.circuit, origin, event.data)
 
     def _on_rejected(self, event: DatagramRejected) -> None:
         destination = (event.destination.host, event.destination.port)
-        for callback in self._rejected_callbacks:
+        for callback in tuple(self._rejected_callbacks):
             self._call(callback, event.circuit, destination, event.reason.name.lower().replace("_", " "))
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
@@ -340,39 +317,38 @@ class TunnelCommunity(Community):
             # An application's mistake must not stop its own circuits, nor those of others that cross this node.
             self.logger.exception("a callback of the application failed")
 
-    # --- exit --------------------------------------------------------------------------------------
 
-    def _make_exit(self) -> UdpExit:
-        self._resolver = DnsResolver(DnsQuery(self.settings.nameservers or system_nameservers()))
-        return UdpExit(
-            policy=self.settings.exit_policy,
-            resolver=self._resolver,
-            refused=self._is_known,
-            private=self.settings.exit_private,
-            on_datagram=self._from_outside,
-            on_rejected=self._refused,
-        )
+def _destination(address: object) -> Destination:
+    """
+    Raises:
+        ValueError: there is none in `address`.  The text does not repeat it: it may be logged.
+    """
+    if not isinstance(address, tuple | list) or len(address) != 2:
+        raise ValueError("destination must be a pair of host and port")
+    host, port = address
+    if not isinstance(host, str) or not host:
+        raise ValueError("destination has an empty host; name a numeric address or a host name")
+    if type(port) is not int:
+        raise ValueError(f"destination: a port is a whole number, not a {type(port).__name__}")
+    try:
+        return Destination(host, port)
+    except LocalError as error:
+        raise ValueError(f"destination: {error}") from None
 
-    def _is_known(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-        """Whether `address` is ours or a known relay's: an exit does not connect to the network it is part of."""
-        host = str(address)
-        return self.directory.has_host(host) or any(host == own for own, _ in self.settings.relay_addresses)
 
-    def _on_exit_datagram(self, event: ExitDatagram) -> None:
-        if self._exit is not None:
-            self._exit.send(event.circuit, event.destination.host, event.destination.port, event.data)
+def _payload(payload: object) -> bytes:
+    if isinstance(payload, str):
+        return payload.encode()
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    raise ValueError(f"payload is a {type(payload).__name__}; it must be text or bytes")
 
-    def _from_outside(self, circuit: Hashable, origin: Address, data: bytes) -> None:
-        assert isinstance(circuit, RelayCircuit)
-        self.engine.send_backward(circuit, Datagram(Destination(*origin), data), self._driver.now())
-        self._driver.wake()
 
-    def _refused(self, circuit: Hashable, host: str, port: int, reason: RejectReason) -> None:
-        assert isinstance(circuit, RelayCircuit)
-        if not circuit.closed:
-            circuit_exit.reject(circuit, reason, Destination(host, port), self._driver.now())
-            self._driver.wake()
-
-    def _on_relay_circuit_closed(self, event: RelayCircuitClosed) -> None:
-        if self._exit is not None:
-            self._exit.close(event.circuit)
+def _plain(callback: AnyCallback) -> AnyCallback:
+    """
+    Raises:
+        ValueError: `callback` is a coroutine function, which nobody would await.
+    """
+    if inspect.iscoroutinefunction(callback):
+        raise ValueError(f"a callback is a plain function, not {callback!r}; it may start a task")
+    return callback

@@ -1,6 +1,7 @@
 """Time and a port for an Engine.  Floor 5.  Nothing here decides anything."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -28,7 +29,8 @@ class Driver:
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
         self._work: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._waiting: deque[Event] = deque()
+        self.closed = False
         port.attach(self._receive)
 
     def now(self) -> float:
@@ -36,18 +38,18 @@ class Driver:
 
     def wake(self) -> None:
         """Something was asked of the engine: see to it in this turn of the loop."""
-        if self._soon is None and not self._closed:
+        if self._soon is None and not self.closed:
             self._soon = self._loop.call_soon(self._run)
 
     def close(self) -> None:
         """Say goodbye to every neighbour, and let go of the port."""
-        if self._closed:
+        if self.closed:
             return
         now = self.now()
         self.engine.close(now)
         self._flush()
         self._dispatch()
-        self._closed = True
+        self.closed = True
         self.engine.forget(now)
         self._port.detach()
         for handle in (self._soon, self._later, self._work):
@@ -67,8 +69,13 @@ class Driver:
         if self._work is None and engine.work(now):
             self._work = self._loop.call_later(self._turn, self._go_on)
         self._flush()
-        self._dispatch()
-        self._arrange()
+        try:
+            self._dispatch()
+        finally:
+            # Whoever is told may raise: that is for the loop to report, and costs neither a timer nor another event.
+            if self._waiting:
+                self.wake()
+            self._arrange()
 
     def _go_on(self) -> None:
         self._work = None
@@ -80,11 +87,12 @@ class Driver:
             send(cells, receiver)
 
     def _dispatch(self) -> None:
-        for event in self.engine.events():
-            self._on_event(event)
+        self._waiting += self.engine.events()
+        while self._waiting:
+            self._on_event(self._waiting.popleft())
 
     def _arrange(self) -> None:
-        if self._closed:
+        if self.closed:
             return
         due = self.engine.next_timer()
         if self._later is not None:

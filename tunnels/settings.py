@@ -7,9 +7,9 @@ which field is wrong, what it is, and what it may be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ipv8.community import CommunitySettings
@@ -20,8 +20,9 @@ from tunnels.crypto.x25519 import KeyPair
 from tunnels.exit.policy import ExitPolicy
 from tunnels.ids import Address, Rng
 from tunnels.params import MAX_NETWORK_ID
-from tunnels.path.directory import RelayInfo
+from tunnels.path.directory import RelayInfo, check_address
 from tunnels.path.pool import PoolLimits
+from tunnels.surroundings import Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class TunnelSettings(CommunitySettings):
     """Set what you like before the community is made; it is validated and copied there.
 
     Circuits of our own
-        min_circuits, max_circuits: how many are kept open for each hop count.
-        max_time: seconds after which a circuit takes nothing new; its successor is built before.
+        min_circuits, max_circuits: how many are kept open for each hop count; those past max_time or max_traffic that
+            are still in use do not count, and are as many again at most.
+        max_time: seconds from its opening after which a circuit takes nothing new; its successor is built before.
         max_time_inactive: seconds without use after which a circuit above min_circuits is closed, and without a cell
             after which one of somebody else's is.
         max_traffic: bytes after which a circuit is closed, ours once its successor is open.
@@ -66,6 +68,7 @@ class TunnelSettings(CommunitySettings):
         nameservers: (address, port) pairs that resolve host names; those of this machine when None.
 
     network_id: two networks with different ids never mix.
+    surroundings: what a simulator replaces: dice, wall clock, the outside of an exit.
     """
 
     min_circuits: int = 2
@@ -75,7 +78,7 @@ class TunnelSettings(CommunitySettings):
     max_time_inactive: float = 120.0
     max_traffic: int = 10 << 30
     become_exitnode: bool = False
-    exit_policy: str = "reject *:*"
+    exit_policy: str | Iterable[str] = "reject *:*"
     exit_private: bool = False
     exit_single_hop: bool = False
     nameservers: tuple[Address, ...] | None = None
@@ -85,6 +88,7 @@ class TunnelSettings(CommunitySettings):
     relay_keys: RelayKeys | None = None
     private_addresses: bool = False
     distinct_networks: bool = True
+    surroundings: Surroundings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class Settings:
     relay_addresses: tuple[Address, ...]
     relay_keys: RelayKeys | None
     distinct_networks: bool
+    surroundings: Surroundings = field(repr=False)
 
     @property
     def is_relay(self) -> bool:
@@ -128,9 +133,11 @@ def freeze(settings: TunnelSettings) -> Settings:
         raise ValueError(f"min_circuits is {pool.min_circuits}; it must not exceed max_circuits, {pool.max_circuits}")
     exits = _flag(settings, "become_exitnode")
     policy = _exit_policy(settings, exits=exits)
-    name = _checked(settings, "network_id", lambda v: isinstance(v, str) and 1 <= len(v.encode()) <= MAX_NETWORK_ID,
-                    f"text of 1 to {MAX_NETWORK_ID} bytes")  # fmt: skip
+    name = _checked(settings, "network_id", _is_network_id, f"text of 1 to {MAX_NETWORK_ID} bytes")
     keys = _checked(settings, "relay_keys", lambda v: v is None or isinstance(v, RelayKeys), "a RelayKeys or None")
+    surroundings = _checked(
+        settings, "surroundings", lambda v: v is None or isinstance(v, Surroundings), "a Surroundings or None"
+    )
     addresses = _addresses(settings, "relay_addresses")
     if exits and not addresses:
         raise ValueError(
@@ -150,19 +157,20 @@ def freeze(settings: TunnelSettings) -> Settings:
         exit_private=_flag(settings, "exit_private"),
         nameservers=None if settings.nameservers is None else _addresses(settings, "nameservers"),
         network_id=name.encode(),
-        relays=tuple(_relays(settings)),
+        relays=_relays(settings),
         relay_addresses=addresses,
         relay_keys=keys,
         distinct_networks=_flag(settings, "distinct_networks"),
+        surroundings=surroundings or Surroundings(),
     )
 
 
 def _known_fields(settings: TunnelSettings) -> None:
-    known = set(TunnelSettings.__annotations__) | _IPV8_FIELDS
+    known = set(_IPV8_FIELDS)
     for owner in type(settings).__mro__:
         known |= set(getattr(owner, "__annotations__", {}))  # a subclass may add settings of its own
     for name in vars(settings):
-        if name not in known:
+        if name not in known and not hasattr(type(settings), name):
             ours = ", ".join(sorted(TunnelSettings.__annotations__))
             raise ValueError(f"{name} is not a tunnel setting; there are {ours}")
 
@@ -175,11 +183,15 @@ def _checked(settings: TunnelSettings, name: str, fits: Callable[[Any], bool], b
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 (not NaN)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_network_id(value: object) -> bool:
+    return isinstance(value, str) and 1 <= len(value.encode(errors="surrogatepass")) <= MAX_NETWORK_ID
 
 
 def _whole(settings: TunnelSettings, name: str, least: int) -> int:
-    value = _checked(settings, name, lambda v: _is_number(v) and v == int(v) and v >= least,
+    value = _checked(settings, name, lambda v: _is_number(v) and math.isfinite(v) and v == int(v) and v >= least,
                      f"a whole number, at least {least}")  # fmt: skip
     return int(value)
 
@@ -193,37 +205,52 @@ def _flag(settings: TunnelSettings, name: str) -> bool:
 
 
 def _exit_policy(settings: TunnelSettings, *, exits: bool) -> ExitPolicy:
+    given = settings.exit_policy
     try:
-        policy = ExitPolicy.parse(settings.exit_policy)
-    except ValueError as error:
-        raise ValueError(f"exit_policy: {error}") from None
+        policy = ExitPolicy.parse(given)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"exit_policy is {given!r}; it must be rules in Tor's syntax: {error}") from None
     if exits and policy == ExitPolicy.REJECT_ALL:
         raise ValueError(
-            f"become_exitnode is True, but exit_policy is {settings.exit_policy!r}; "
+            f"become_exitnode is True, but exit_policy is {given!r}; "
             'say what may leave, for example "accept *:53, accept *:443, reject *:*"'
         )
     return policy if exits else ExitPolicy.REJECT_ALL
 
 
+def _each(settings: TunnelSettings, name: str, bound: str) -> list[Any]:
+    """The entries of a list."""
+    value = getattr(settings, name)
+    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} is {value!r}; it must be a list of {bound}")  # noqa: TRY004 (settings: ValueError)
+    return list(value)
+
+
 def _addresses(settings: TunnelSettings, name: str) -> tuple[Address, ...]:
     found = []
-    for entry in getattr(settings, name):
+    for entry in _each(settings, name, "(numeric address, port) pairs"):
+        address = tuple(entry) if isinstance(entry, list) else entry
         try:
-            host, port = entry
-            found.append((str(ip_address(host)), int(port)))
-            fits = 1 <= int(port) <= 0xFFFF
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"{name} has {entry!r}; it must be a pair of numeric address and port, such as ('192.0.2.1', 8090)"
-            )
-    return tuple(found)
+            check_address(address)
+        except ValueError as error:
+            raise ValueError(f"{name} has {entry!r}: {error}") from None
+        found.append(address)
+    return tuple(dict.fromkeys(found))
 
 
-def _relays(settings: TunnelSettings) -> Iterable[RelayInfo]:
-    for number, relay in enumerate(settings.relays):
+def _relays(settings: TunnelSettings) -> tuple[RelayInfo, ...]:
+    found: dict[bytes, RelayInfo] = {}
+    owners: dict[bytes, int] = {}
+    for number, entry in enumerate(_each(settings, "relays", "RelayInfo or dictionaries")):
+        if not isinstance(entry, RelayInfo | dict):
+            raise ValueError(f"relays[{number}] is {entry!r}; it must be a RelayInfo or a dictionary")  # noqa: TRY004
         try:
-            yield relay if isinstance(relay, RelayInfo) else RelayInfo.from_dict(relay)
-        except (ValueError, TypeError, AttributeError) as error:
+            relay = entry if isinstance(entry, RelayInfo) else RelayInfo.from_dict(entry)
+        except ValueError as error:
             raise ValueError(f"relays[{number}]: {error}") from None
+        if found.setdefault(relay.relay_id, relay) != relay:
+            raise ValueError(f"relays[{number}]: another relay in the list has its relay_id and differs")
+        first = owners.setdefault(relay.link_key, number)
+        if len(found) != len(owners):
+            raise ValueError(f"relays[{number}]: relays[{first}] has the same link_key; it must be one relay's only")
+    return tuple(found.values())

@@ -18,8 +18,9 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("tunnels.wire", "tunnels.store", "tunnels.fair", "tunnels.timers"),
     ("tunnels.crypto",),
     ("tunnels.circuit", "tunnels.link", "tunnels.path", "tunnels.exit.policy"),
-    ("tunnels.engine",),
-    ("tunnels.community", "tunnels.driver", "tunnels.endpoint", "tunnels.settings", "tunnels.exit", "sim"),
+    ("tunnels.engine", "tunnels.keeper"),
+    ("tunnels.community", "tunnels.driver", "tunnels.endpoint", "tunnels.settings", "tunnels.surroundings", "tunnels.exit",
+     "sim"),
     ("node.cli", "node.daemon", "node.__main__"),
 )
 """What stands on which floor; the longest name that fits a module counts.

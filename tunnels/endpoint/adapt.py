@@ -26,6 +26,8 @@ from tunnels.params import CELL_SIZE, SEND_QUEUE_SIZE
 
 _FAMILY_OF_INTERFACE: Final = {name: family for family, name in INTERFACE_NAME.items()}
 
+_VERSION: Final = {AddressFamily.AF_INET: 4, AddressFamily.AF_INET6: 6}
+
 _OWN_PORT: Final = (
     "give tropea a port of its own: endpoint = BatchedEndpoint(('0.0.0.0', 8091)) from tunnels.endpoint.batched, "
     "await endpoint.open(), and pass it as the endpoint of the tunnel community's settings"
@@ -61,6 +63,15 @@ def cell_port(endpoint: Endpoint) -> CellPort:
     if isinstance(below, UDPEndpoint):
         return ListeningPort(below)
     raise EndpointError(f"{name} is not an endpoint that is known to carry cells; {_OWN_PORT}")
+
+
+def families_of(endpoint: Endpoint) -> frozenset[int]:
+    """The IP versions of the socket(s) of `endpoint`, open or not yet, which `cell_port` accepted."""
+    below = unwrapped(endpoint)
+    interfaces = getattr(below, "interfaces", None)  # DispatcherEndpoint's, and of our own endpoints
+    if interfaces is None:
+        return frozenset({_VERSION[cast("UDPEndpoint", below).SOCKET_FAMILY]})
+    return frozenset(_VERSION[_FAMILY_OF_INTERFACE[name]] for name in interfaces if name in _FAMILY_OF_INTERFACE)
 
 
 class ListeningPort(EndpointListener):  # also a tunnels.endpoint.face.CellPort

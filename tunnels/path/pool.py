@@ -1,7 +1,8 @@
 """Which circuits to build and which to retire: policy only.  Floor 3: sans-IO.
 
-Circuits of one hop count are alike.  A circuit is *fresh* until EXPIRY_LEAD before its max_time; its successor is built
-then, and only when the successor is open does the old one go, as soon as nothing uses it or EXPIRY_GRACE has passed.
+Circuits of one hop count are alike.  A circuit is *fresh* from its begin until EXPIRY_LEAD before its max_time, counted
+from when it opened; its successor is built then.  The old one goes when enough open ones are there without it, as soon
+as nothing uses it or EXPIRY_GRACE has passed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,15 +21,14 @@ class PooledCircuit(Generic[Key]):
 
     Attributes:
         key: whatever names it to the caller.
-        born: seconds, when it was begun.
+        opened: seconds, when it could first be used; None while it is being built.
         used: seconds, when it last carried something of the application; far in the past when it never did.
         traffic: bytes on the wire, both ways.
     """
 
     key: Key
     hops: int
-    is_open: bool
-    born: float
+    opened: float | None
     used: float
     traffic: int
 
@@ -57,15 +57,17 @@ class Retire(Generic[Key]):
 
 def worn_out(circuit: PooledCircuit[Key], limits: PoolLimits, now: float) -> CloseReason | None:
     """Why a successor is needed, None while the circuit is fresh."""
+    if circuit.opened is None:
+        return None  # building has a deadline of its own
     if circuit.traffic > limits.max_traffic:
         return CloseReason.MAX_TRAFFIC
-    if now - circuit.born > limits.max_time - min(EXPIRY_LEAD, limits.max_time / 10):
+    if now - circuit.opened > limits.max_time - min(EXPIRY_LEAD, limits.max_time / 10):
         return CloseReason.MAX_TIME
     return None
 
 
 def plan(circuits: Iterable[PooledCircuit[Key]], wanted: Iterable[int], limits: PoolLimits,
-         failures: Mapping[int, float], *, now: float) -> list[Build | Retire[Key]]:  # fmt: skip
+         build_from: Mapping[int, float], *, now: float) -> list[Build | Retire[Key]]:  # fmt: skip
     """The actions that bring the pool to as many fresh circuits of each wanted hop count as it needs.
 
     That is one more than are in use, so that the next user finds one ready, and between `min_circuits` and
@@ -74,7 +76,7 @@ def plan(circuits: Iterable[PooledCircuit[Key]], wanted: Iterable[int], limits: 
 
     Args:
         wanted: hop counts.
-        failures: hop count -> seconds until which nothing is built, after failures.
+        build_from: hop count -> seconds before which nothing is built, after failures.
 
     The caller performs the actions: nothing here sends, sleeps or reads a clock.
     """
@@ -83,26 +85,37 @@ def plan(circuits: Iterable[PooledCircuit[Key]], wanted: Iterable[int], limits: 
     for hops in dict.fromkeys(wanted):
         mine = [circuit for circuit in circuits if circuit.hops == hops]
         fresh = [circuit for circuit in mine if worn_out(circuit, limits, now) is None]
-        busy = sum(circuit.is_open and now - circuit.used <= limits.max_time_inactive for circuit in fresh)
-        need = min(max(busy + 1, limits.min_circuits), limits.max_circuits)
-        idle = [circuit for circuit in fresh if circuit.is_open and now - circuit.used > limits.max_time_inactive]
-        leaving = sorted(idle, key=lambda circuit: circuit.used)[: max(0, len(fresh) - need)]
+        old = [circuit for circuit in mine if worn_out(circuit, limits, now) is not None]
+        ready = [circuit for circuit in fresh if circuit.opened is not None]
+        idle = [circuit for circuit in ready if now - circuit.used > limits.max_time_inactive]
+        need = min(max(len(ready) - len(idle) + 1, limits.min_circuits), limits.max_circuits)
+        leaving = sorted(idle, key=lambda circuit: circuit.used)[: max(0, len(ready) - need)]
         actions += [Retire(circuit.key, CloseReason.MAX_TIME_INACTIVE) for circuit in leaving]
-        ready = sum(circuit.is_open for circuit in fresh) - len(leaving)
-        for circuit in mine:
-            if (reason := worn_out(circuit, limits, now)) and _may_go(circuit, limits, now, replaced=ready > 0):
-                actions.append(Retire(circuit.key, reason))
-        if now >= failures.get(hops, now):
-            building = sum(not circuit.is_open for circuit in fresh)
-            missing = min(need - len(fresh), MAX_BUILDING - building)
-            actions += [Build(hops)] * max(0, missing)
+        actions += _worn_out_that_go(old, len(ready) - len(leaving), limits, now)
+        if now >= build_from.get(hops, now):
+            building = len(fresh) - len(ready)
+            actions += [Build(hops)] * max(0, min(need - len(fresh), MAX_BUILDING - building))
     return actions
 
 
-def _may_go(circuit: PooledCircuit[Key], limits: PoolLimits, now: float, *, replaced: bool) -> bool:
-    age = now - circuit.born
-    if age > limits.max_time + EXPIRY_GRACE:
-        return True
-    if circuit.traffic > limits.max_traffic:
-        return replaced
-    return replaced and age > limits.max_time and now - circuit.used > RECENTLY_USED
+def _worn_out_that_go(
+    old: list[PooledCircuit[Key]], ready: int, limits: PoolLimits, now: float
+) -> Iterable[Retire[Key]]:
+    """The oldest first.
+
+    Args:
+        ready: fresh circuits that are open.
+    """
+    left = len(old)
+    for circuit in sorted(old, key=lambda circuit: circuit.opened or 0.0):
+        replaced = ready > 0 and ready + left > limits.min_circuits
+        age = now - (circuit.opened or 0.0)
+        reason = worn_out(circuit, limits, now) or CloseReason.MAX_TIME
+        if (
+            age > limits.max_time + EXPIRY_GRACE
+            or left > limits.max_circuits
+            or (replaced and reason is CloseReason.MAX_TRAFFIC)
+            or (replaced and age > limits.max_time and now - circuit.used > RECENTLY_USED)
+        ):
+            left -= 1
+            yield Retire(circuit.key, reason)

@@ -1,0 +1,133 @@
+"""Keeps the circuits that an application wants (SPEC 7): does what the pool plans, over paths that the rules allow.
+Floor 4: sans-IO.
+
+Owns what a pool has to remember from one look to the next: which hop counts are wanted, how builds of each went lately,
+and which relays failed.  What should exist is `path.pool`'s decision, over which relays `path.select`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from tunnels.circuit.origin import State
+from tunnels.ids import CloseReason
+from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, PROVEN_AGE
+from tunnels.path.pool import Build, PooledCircuit, plan
+from tunnels.path.select import NoPathError, choose_path
+
+if TYPE_CHECKING:
+    from tunnels.circuit.origin import OriginCircuit
+    from tunnels.engine import Engine
+    from tunnels.ids import RelayId, Rng
+    from tunnels.path.pool import PoolLimits
+    from tunnels.path.select import Rules
+
+_OUR_WISH: Final = frozenset({
+    CloseReason.REQUESTED, CloseReason.SHUTDOWN, CloseReason.MAX_TIME, CloseReason.MAX_TIME_INACTIVE,
+    CloseReason.MAX_TRAFFIC,
+})  # fmt: skip
+"""A circuit that ends so has not failed."""
+
+
+@dataclass(slots=True)
+class _Record:
+    """How builds of one hop count went lately.
+
+    Attributes:
+        failures: rounds in a row; circuits that were under way together fail together, and count once.
+        failed: seconds, when the last round did.
+        build_from: seconds before which nothing is built.
+        no_path, failure: what a person should know, as long as it holds.
+    """
+
+    failures: int = 0
+    failed: float = -inf
+    build_from: float = -inf
+    no_path: str = ""
+    failure: str = ""
+
+    @property
+    def reason(self) -> str:
+        return self.no_path or self.failure
+
+
+class PoolKeeper:
+    def __init__(self, engine: Engine, limits: PoolLimits, rules: Rules, rng: Rng) -> None:
+        self._engine: Final = engine
+        self._limits: Final = limits
+        self._rules: Final = rules
+        self._rng: Final = rng
+        self._wanted: dict[int, _Record] = {}
+        self._circuits: dict[OriginCircuit, None] = {}
+        """Those begun here that are not closed; the engine may have others, for other purposes."""
+        self._avoid: dict[RelayId, float] = {}
+
+    def want(self, hops: int) -> None:
+        """Keep circuits of `hops` hops ready from now on."""
+        self._wanted.setdefault(hops, _Record())
+
+    def tend(self, now: float) -> None:
+        """Do what the pool plans."""
+        circuits = [
+            PooledCircuit(circuit, circuit.hops, _opened(circuit), circuit.used,
+                          (circuit.cells_sent + circuit.cells_received) * CELL_SIZE)
+            for circuit in self._circuits if circuit.state is not State.CLOSED
+        ]  # fmt: skip
+        for circuit in circuits:
+            if circuit.opened is not None and now - circuit.opened >= PROVEN_AGE:
+                record = self._wanted[circuit.hops]
+                record.failures, record.failure = 0, ""
+        build_from = {hops: record.build_from for hops, record in self._wanted.items()}
+        for action in plan(circuits, self._wanted, self._limits, build_from, now=now):
+            if isinstance(action, Build):
+                self._build(action.hops, now)
+            else:
+                action.key.close(action.reason, now)
+
+    def ended(self, circuit: OriginCircuit, reason: CloseReason, culprit: int | None, now: float) -> None:
+        """Learn from the end of a circuit; its successor is built by the next `tend`."""
+        if culprit is not None:
+            self._avoid[circuit.path[culprit].relay_id] = now + AVOID_TIME
+        if circuit not in self._circuits:
+            return
+        del self._circuits[circuit]
+        opened = _opened(circuit)
+        if reason in _OUR_WISH or (opened is not None and now - opened >= PROVEN_AGE):
+            return
+        record = self._wanted[circuit.hops]
+        where = "" if culprit is None else f" at hop {culprit + 1} of {circuit.hops}"
+        record.failure = f"the last circuit ended: {reason.value}{where}"
+        if circuit.born >= record.failed:
+            record.failures += 1
+            record.failed = now
+            record.build_from = now + BUILD_BACKOFF[min(record.failures, len(BUILD_BACKOFF)) - 1]
+
+    def why_not_ready(self, hops: int | None, now: float) -> str:
+        """A sentence for people on why no circuit of `hops` hops, or of any wanted number, is open."""
+        records = self._wanted if hops is None else {hops: self._wanted[hops]} if hops in self._wanted else {}
+        if not records:
+            return f"call build_tunnels({hops or 3}) first"
+        building = sum(c.state is State.BUILDING and c.hops in records for c in self._circuits)
+        reason = next((record.reason for record in records.values() if record.reason), "")
+        if building:
+            return f"{building} circuits are being built" + (f"; {reason}" if reason else "")
+        wait = max(0.0, min(record.build_from for record in records.values()) - now)
+        return f"{reason or 'nothing was tried yet'}; the next try is in {wait:.0f} s"
+
+    def _build(self, hops: int, now: float) -> None:
+        self._avoid = {relay: until for relay, until in self._avoid.items() if until > now}
+        record = self._wanted[hops]
+        try:
+            path = choose_path(self._engine.core.directory, hops, self._rng, self._rules, exits=True, avoid=self._avoid)
+        except NoPathError as error:
+            record.no_path = str(error)
+            record.build_from = now + error.retry_after
+            return
+        record.no_path = ""
+        self._circuits[self._engine.create_circuit(path, now)] = None
+
+
+def _opened(circuit: OriginCircuit) -> float | None:
+    return None if circuit.build_time is None else circuit.born + circuit.build_time
