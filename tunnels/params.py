@@ -448,11 +448,17 @@ FETCH_RETRY: Final = 3.0
 FETCH_TRIES: Final = 4
 """Times a directory request is sent: once, and three times again (SPEC 12.1)."""
 
+FETCH_TIMEOUT: Final = 300.0
+"""Seconds a whole fetch may take: MAX_RELAYS are about 600 pages, and SERVE_RATE gives 10 a second."""
+
 SERVE_RATE: Final = 10.0
 """Directory answers a second for one circuit: 1.3 Mbit/s of pages."""
 
 SERVE_BURST: Final = 20.0
 """Directory answers a circuit may have at once: a first fetch of 500 relays takes 13."""
+
+VIEW_LIFETIME: Final = 86400.0
+"""Seconds for which what a source showed counts: after a MAX_DESCRIPTOR_LIFETIME nothing of it is valid any more."""
 
 GOSSIP_INTERVAL: Final = 60.0
 """Seconds between a relay's comparisons with another one, less up to GOSSIP_JITTER (SPEC 12.2)."""
@@ -481,3 +487,160 @@ DISCOVERY_INTERVAL: Final = 1.0
 
 TROUBLED_FETCH_INTERVAL: Final = 10.0
 """Seconds after which a client asks a source again while it knows too few relays or its sources disagree."""
+
+# --- Ours: which relays are used ---------------------------------------------------------------
+
+DAY: Final = 86400.0
+
+GUARD_PRIMARIES: Final = 3
+"""Guards that are preferred to all others, the first that works is used (Tor guard-spec, N_PRIMARY_GUARDS)."""
+
+GUARD_SAMPLE: Final = 20
+"""Usable guards the sample is filled up to (guard-spec, MIN_FILTERED_SAMPLE)."""
+
+GUARD_SAMPLE_SHARE: Final = 0.2
+"""Share of the possible guards that the sample may be (guard-spec, MAX_SAMPLE_THRESHOLD)..."""
+
+GUARD_MAX_SAMPLE: Final = 60
+"""... and guards it may have at most (guard-spec, MAX_SAMPLE_SIZE)."""
+
+GUARD_LIFETIME: Final = 120 * DAY
+"""Seconds after which a guard is replaced (guard-spec, GUARD_LIFETIME)..."""
+
+GUARD_CONFIRMED_LIFETIME: Final = 60 * DAY
+"""... unless it was confirmed less than this ago (guard-spec, GUARD_CONFIRMED_MIN_LIFETIME)."""
+
+GUARD_UNLISTED_LIFETIME: Final = 20 * DAY
+"""Seconds a guard that no directory lists is kept (guard-spec, REMOVE_UNLISTED_GUARDS_AFTER)."""
+
+GUARD_MIN_AGE: Final = 3 * DAY
+"""Seconds a relay has been known before it may become a guard; a setting.  Tor waits 8 days, but its relays stay for
+months: a peer-to-peer network renews half of its relays in weeks."""
+
+GUARD_FIRST_VIEW: Final = 3600.0
+"""Seconds from a client's first view of the network in which a relay counts as one that was always there."""
+
+GUARD_NEW_PER_MONTH: Final = 10
+"""Relays that may see us as their client for the first time in GUARD_MONTH.  A censor who blocks guards until one of
+his is reached gets this many draws.  Tor's bound is its sample: 60 in 120 days."""
+
+GUARD_MONTH: Final = 30 * DAY
+
+GUARD_PRIMARY_RETRY: Final = (30.0, 6 * 3600.0)
+"""Shortest and longest seconds until an unreachable primary guard is tried again (guard-spec; Tor prop 336)."""
+
+GUARD_RETRY: Final = (600.0, 36 * 3600.0)
+"""The same for the other guards (guard-spec; Tor prop 336)."""
+
+GUARD_CONNECT_TIMEOUT: Final = 15.0
+"""Seconds a better guard that is being tried holds up circuits through a worse one (guard-spec,
+NONPRIMARY_GUARD_CONNECT_TIMEOUT)."""
+
+GUARD_OFFLINE: Final = 600.0
+"""Seconds without any success after which we were offline, and the primaries deserve another try (guard-spec,
+INTERNET_LIKELY_DOWN_INTERVAL)."""
+
+GUARD_MAX_STEP: Final = 7 * DAY
+"""Seconds that guards age at most between two looks at the clock: one that jumps years ahead makes none old."""
+
+SECOND_GUARDS: Final = 4
+"""Second hops that circuits of onion services keep to (Tor prop 333, NUM_LAYER2_GUARDS)."""
+
+SECOND_GUARD_LIFETIME: Final = (1 * DAY, 12 * DAY)
+"""Seconds one is kept: the larger of two uniform draws between these, 8.3 days in the mean (Tor prop 333; entrynodes.c,
+MIN_ and MAX_SECOND_GUARD_LIFETIME)."""
+
+BIAS_MIN_CIRCUITS: Final = 50
+"""Circuits begun through a guard before their success says anything.  Tor has 150 (pb_mincircs); our clients build
+fewer.  A guard with 60 % success is below BIAS_OUT after 50 with probability 1e-5."""
+
+BIAS_NOTICE: Final = 0.7
+BIAS_WARN: Final = 0.5
+BIAS_OUT: Final = 0.3
+"""Shares of circuits that succeed below which a guard is noted, warned of, and not used (Tor path-spec: pb_noticepct,
+pb_warnpct, pb_extremepct with pb_dropguards)."""
+
+BIAS_SCALE: Final = 300
+"""Circuits begun at which a guard's counts are halved, so that the past fades (pb_scalecircs, pb_multfactor)."""
+
+BIAS_MIN_USES: Final = 20
+"""Circuits used before their success says anything (pb_minuse)."""
+
+BIAS_USE_NOTICE: Final = 0.8
+BIAS_USE_OUT: Final = 0.6
+"""The same for circuits that were open: shares that carried something (pb_noticeusepct, pb_extremeusepct)."""
+
+BIAS_USE_SCALE: Final = 100
+"""Uses at which the counts are halved (pb_scaleuse)."""
+
+KEEP_EXIT_TRIES: Final = 8
+"""Failed builds after which an exit is given up.  Each costs a guard that kills circuits one of the BIAS_MIN_CIRCUITS
+that put it out, so it gets rid of six exits at most."""
+
+BLAME_HALF_LIFE: Final = 1800.0
+"""Seconds in which the blame of a pair of relays halves."""
+
+BLAME_PARTNERS: Final = 3
+"""Partners that failed with a relay, and none worked since, before it is avoided with everybody: fewer could frame
+it."""
+
+BLAME_FLOOR: Final = 0.02
+"""Share of its chance that the most blamed relay keeps: blame is a reason to look elsewhere first, not a verdict."""
+
+MAX_BLAMED_PAIRS: Final = 4096
+"""Pairs that are remembered; the least blamed goes first."""
+
+MAX_RELAY_SHARE: Final = 0.02
+"""Share of the whole that no relay has more of, in a network of at least 2 / 0.02 = 100 relays."""
+
+MAX_NETWORK_SHARE: Final = 0.05
+"""Share of the whole that no /16 (or /32 of IPv6) has more of, in a network with at least 2 / 0.05 = 40 of them."""
+
+SHARE_ROOM: Final = 2.0
+"""Times an equal share that the caps leave in a smaller network, so that weights mean something there too."""
+
+MEASURED_SAMPLES: Final = 3
+"""Measurements of a relay before they count: one slow neighbour is no slow relay."""
+
+MEASURED_RELAYS: Final = 5
+"""Measured relays before they set the scale for the others."""
+
+MEASURED_GAIN: Final = 0.2
+"""Weight of the newest measurement (EWMA), once there are 1 / 0.2."""
+
+MEASURED_LIFETIME: Final = 7 * DAY
+"""Seconds after which the last measurement of a relay is forgotten."""
+
+MAX_MEASURED: Final = 4096
+"""Relays whose measurements are kept; the one measured longest ago goes first."""
+
+BUILD_SAMPLES: Final = 1000
+"""Build times that are remembered (Tor path-spec, learning timeouts)."""
+
+BUILD_MIN_SAMPLES: Final = 100
+"""Build times before the timeout is learned (cbtmincircs)."""
+
+BUILD_BIN: Final = 0.01
+"""Seconds to which build times are rounded (Tor: CBT_BIN_WIDTH)."""
+
+BUILD_QUANTILE: Final = 0.8
+"""Share of circuits that are built before the timeout (cbtquantile)."""
+
+BUILD_GIVE_UP_QUANTILE: Final = 0.99
+"""Share that are built before they are given up; between the two a circuit only teaches (cbtclosequantile)."""
+
+BUILD_INITIAL_TIMEOUT: Final = 30.0
+"""Seconds for three hops while nothing is learned: three times HOP_TIMEOUT.  Tor has 60 (cbtinitialtimeout)."""
+
+BUILD_MIN_TIMEOUT: Final = 0.5
+"""Seconds a timeout is never below.  Tor: 10 ms (cbtmintimeout), but its cells are not lost: ours need room for the
+first repetition of a CREATE on a slow machine."""
+
+BUILD_MAX_TIMEOUT: Final = 120.0
+"""Seconds a timeout is never above."""
+
+BUILD_RECENT: Final = 20
+"""Builds that are looked at for a change of network (cbtrecentcount)..."""
+
+BUILD_MAX_RECENT_TIMEOUTS: Final = 18
+"""... and timeouts among them at which all that was learned is dropped (cbtmaxtimeouts)."""
