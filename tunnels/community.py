@@ -29,7 +29,7 @@ from tunnels.circuit.core import (
     ExitDatagram,
     RelayCircuitClosed,
 )
-from tunnels.circuit.origin import OriginCircuit, State
+from tunnels.circuit.origin import OriginCircuit
 from tunnels.driver import Driver
 from tunnels.endpoint.adapt import cell_port, families_of, unwrapped
 from tunnels.engine import Engine
@@ -184,9 +184,10 @@ class TunnelCommunity(Community):
         self._tend()
 
     def active_data_circuits(self, hops: int | None = None) -> list[OriginCircuit]:
-        """Open circuits, those that take new traffic longest first; of one hop count, or of all."""
-        found = [c for c in self.engine.circuits if c.state is State.OPEN and hops in (None, c.hops)]
-        return sorted(found, key=lambda circuit: -circuit.born)
+        """Open circuits of one hop count, or of all, best for new traffic first: the one that opened first and is not
+        about to expire.
+        """
+        return self._keeper.open_circuits(hops, self._driver.now())
 
     def tunnels_ready(self, hops: int | None = None) -> float:
         """Open circuits divided by min_circuits; not capped at 1.0.  0.0 before build_tunnels: see `why_not_ready`."""

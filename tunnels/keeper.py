@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tunnels.circuit.origin import State
 from tunnels.ids import CloseReason
 from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, PROVEN_AGE
-from tunnels.path.pool import Build, PooledCircuit, plan
+from tunnels.path.pool import Build, PooledCircuit, for_new_traffic, plan
 from tunnels.path.select import NoPathError, choose_path
 
 if TYPE_CHECKING:
@@ -70,11 +70,7 @@ class PoolKeeper:
 
     def tend(self, now: float) -> None:
         """Do what the pool plans."""
-        circuits = [
-            PooledCircuit(circuit, circuit.hops, _opened(circuit), circuit.used,
-                          (circuit.cells_sent + circuit.cells_received) * CELL_SIZE)
-            for circuit in self._circuits if circuit.state is not State.CLOSED
-        ]  # fmt: skip
+        circuits = self._pooled()
         for circuit in circuits:
             if circuit.opened is not None and now - circuit.opened >= PROVEN_AGE:
                 record = self._wanted[circuit.hops]
@@ -104,6 +100,11 @@ class PoolKeeper:
             record.failed = now
             record.build_from = now + BUILD_BACKOFF[min(record.failures, len(BUILD_BACKOFF)) - 1]
 
+    def open_circuits(self, hops: int | None, now: float) -> list[OriginCircuit]:
+        """Those of one hop count, or of all, best for new traffic first."""
+        pooled = for_new_traffic(self._pooled(), self._limits, now)
+        return [each.key for each in pooled if hops in (None, each.hops)]
+
     def why_not_ready(self, hops: int | None, now: float) -> str:
         """A sentence for people on why no circuit of `hops` hops, or of any wanted number, is open."""
         records = self._wanted if hops is None else {hops: self._wanted[hops]} if hops in self._wanted else {}
@@ -115,6 +116,19 @@ class PoolKeeper:
             return f"{building} circuits are being built" + (f"; {reason}" if reason else "")
         wait = max(0.0, min(record.build_from for record in records.values()) - now)
         return f"{reason or 'nothing was tried yet'}; the next try is in {wait:.0f} s"
+
+    def _pooled(self) -> list[PooledCircuit[OriginCircuit]]:
+        return [
+            PooledCircuit(
+                circuit,
+                circuit.hops,
+                _opened(circuit),
+                circuit.used,
+                (circuit.cells_sent + circuit.cells_received) * CELL_SIZE,
+            )
+            for circuit in self._circuits
+            if circuit.state is not State.CLOSED
+        ]
 
     def _build(self, hops: int, now: float) -> None:
         self._avoid = {relay: until for relay, until in self._avoid.items() if until > now}

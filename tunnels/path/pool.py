@@ -66,6 +66,18 @@ def worn_out(circuit: PooledCircuit[Key], limits: PoolLimits, now: float) -> Clo
     return None
 
 
+def for_new_traffic(circuits: Iterable[PooledCircuit[Key]], limits: PoolLimits, now: float) -> list[PooledCircuit[Key]]:
+    """The open ones, best first: fresh before worn out, and of the fresh the one that opened first.
+
+    So whoever always takes the first stays with one circuit for as long as it is fresh.  Were the newest first, each
+    use would move to the circuit just built, which then needs one beside it: with one user the pool never came to rest.
+    """
+    ready = [(circuit.opened, circuit) for circuit in circuits if circuit.opened is not None]
+    fresh = sorted((pair for pair in ready if worn_out(pair[1], limits, now) is None), key=lambda pair: pair[0])
+    old = sorted((pair for pair in ready if worn_out(pair[1], limits, now)), key=lambda pair: -pair[0])
+    return [circuit for _, circuit in (*fresh, *old)]
+
+
 def plan(circuits: Iterable[PooledCircuit[Key]], wanted: Iterable[int], limits: PoolLimits,
          build_from: Mapping[int, float], *, now: float) -> list[Build | Retire[Key]]:  # fmt: skip
     """The actions that bring the pool to as many fresh circuits of each wanted hop count as it needs.

@@ -129,9 +129,10 @@ def _reason(known: list[RelayInfo], hops: int, rules: Rules, *, exits: bool) -> 
         return f"all {len(known)} known relays are at private addresses, and private_addresses is off"
     if exits and not any(relay.is_exit for relay in usable):
         return f"none of the {relays} is an exit"
-    if not any(_dials(rules.families, relay, rules) for relay in usable):
+    firsts = [relay for relay in usable if relay.is_exit] if exits and hops == 1 else usable
+    if not any(_dials(rules.families, relay, rules) for relay in firsts):
         ours = " and ".join(f"IPv{version}" for version in sorted(rules.families)) or "no IP version"
-        return f"none of the {relays} has an address we can send to: we have {ours}"
+        return f"none of the {len(firsts)} relays to begin with has an address we can send to: we have {ours}"
     networks = sorted({network for relay in usable for network in networks_of(relay)})
     if rules.distinct_networks and len(networks) < min(hops, len(usable)):
         return f"all {relays} are in {', '.join(networks)}"
