@@ -101,19 +101,24 @@ class Extension:
         self._leave_lane()
         circuit.send(self._answer, now)
 
-    def cancel(self, now: float) -> None:
-        """The circuit gives up what is under way; what was answered is the circuit's own business."""
+    def cancel(self, now: float, *, tell: bool) -> None:
+        """The circuit gives up what is under way; what was answered is the circuit's own business.
+
+        Args:
+            tell: whether a next hop that was asked has to hear of it.
+        """
         if self.ended:
             return
         self.ended = True
         self._timer.cancel()
         if self._answer is None:
-            self._onward.forget(now, tell=self._sent)
+            self._onward.forget(now, tell=tell and self._sent)
             self._leave_lane()
 
     def refuse(self, now: float) -> None:
         """There is no room, or no answer came."""
-        self._circuit.truncated(now, tell=True)
+        if not self.ended:  # a queue may still hold what its circuit gave up: that circuit is closed, or has another
+            self._circuit.truncated(now, tell=True)
 
     def _failed(self, now: float) -> None:
         self._circuit.core.drops[Drop.REFUSED] += 1
@@ -154,7 +159,9 @@ def _link_to(circuit: RelayCircuit, message: Extend, now: float) -> Link | None:
     """The link to the relay that `message` names, unless it is one we must not dial (SPEC 7.2)."""
     core = circuit.core
     relay = core.directory.get(message.relay_id)
-    if relay is None or relay.relay_id == core.relay_id or relay.link_key == circuit.link.remote:
+    # By link key too: a relay may describe itself with somebody else's, even with ours.
+    never = {circuit.link.remote, circuit.link.static.public}
+    if relay is None or relay.relay_id == core.relay_id or relay.link_key in never:
         return None
     address = core.address_of(relay)
     return core.links.dial(relay.link_key, address, now) if address is not None else None

@@ -200,7 +200,7 @@ class RelayCircuit:
         """Forget what is behind us; `tell`: whether the next hop has to be told."""
         if (extension := self.extension) is not None:
             self.extension = None
-            extension.cancel(now)
+            extension.cancel(now, tell=tell)
         if (onward := self.onward) is not None:
             self.onward = None
             onward.forget(now, tell=tell)
