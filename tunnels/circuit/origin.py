@@ -136,7 +136,7 @@ class OriginCircuit:
         self.used = -inf
         """When a message of the application last crossed it, either way."""
         self.heard = now
-        """When a backward cell last verified."""
+        """When a backward cell of the last hop last verified: the hops before it could pretend that all is well."""
         self.cells_sent = 0
         self.cells_received = 0
         self.link: Final[Link] = core.links.dial(path[0].link_key, address, now)
@@ -315,8 +315,8 @@ class OriginCircuit:
             core.drops[peeled] += 1
             return
         hop, area = peeled
-        self.heard = run.now
-        self._pings.clear()
+        if hop == len(self._layers) - 1:
+            self.heard = run.now
         self.cells_received += 1
         try:
             piece = parse_payload(run.buffer[area : area + PAYLOAD_SIZE])
@@ -366,7 +366,9 @@ class OriginCircuit:
     def _keep_asking(self, now: float) -> None:
         if self.state is State.CLOSED:
             return
-        if self.state is State.OPEN and now - self.heard >= PING_INTERVAL:
+        if now - self.heard < PING_INTERVAL:
+            self._pings.clear()
+        elif self.state is State.OPEN:
             if len(self._pings) == PING_TRIES:
                 self.close(CloseReason.NO_ANSWER, now)
                 return
