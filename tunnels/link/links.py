@@ -271,6 +271,8 @@ class Links:
         assert isinstance(message, lm.Created)
         if (end := link.circuits.get(message.circuit_id)) is None:
             self.drops[Drop.UNKNOWN_CIRCUIT] += 1
+            # Given up meanwhile: our DESTROY found the CREATE still waiting, or was lost.
+            link.send(lm.Destroy(message.forward_id, None))
         else:
             end.on_created(message, now)
 
