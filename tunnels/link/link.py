@@ -5,7 +5,9 @@ neighbours belong to `links`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Final, Protocol
 
 from tunnels.crypto.x25519 import KeyPair
@@ -60,6 +62,26 @@ class LinkState(Enum):
     DOWN = "down"
 
 
+@dataclass(slots=True)
+class Move:
+    """A neighbour that seems to be somewhere else, and what it was asked (SPEC 4.7).
+
+    Attributes:
+        address: where cells of its came from.
+        token, old_token: of the PATH_CHALLENGE to that address, and of the one to the link's own.
+        asked: seconds.
+        answered: whether the right answer came from `address`.
+        refuted: whether the right answer came from the link's own address.
+    """
+
+    address: Address
+    token: bytes = field(repr=False)
+    old_token: bytes = field(repr=False)
+    asked: float
+    answered: bool = False
+    refuted: bool = False
+
+
 class Link:
     """A neighbour.
 
@@ -91,8 +113,8 @@ class Link:
         self.used = now
         """When there last was a circuit."""
         self.probes = 0
-        self.challenge: tuple[bytes, Address, float] | None = None
-        """Token, address and time of the newest PATH_CHALLENGE."""
+        self.move: Move | None = None
+        """The newest."""
         self.cookie: tuple[bytes, float] | None = None
         self.rekey_from = 0.0
         """Age of the current session at which we renew it (SPEC 4.5), drawn when it became current."""
@@ -128,11 +150,11 @@ class Link:
         self._backlog.append((message.COMMAND, text))
         return True
 
-    def use(self, session: Session, now: float, previous_for: float, rekey_from: float) -> None:
-        """Make `session` the one we send on; the one before stays readable for `previous_for` seconds."""
+    def use(self, session: Session, now: float, rekey_from: float) -> None:
+        """Make `session` the one we send on; the one before stays readable until `prove` is followed by its time."""
         if session.link is not self:
             raise LocalError("that session belongs to another link")
-        self.previous, self.previous_until = self.current, now + previous_for
+        self.previous, self.previous_until = self.current, inf
         self.current = session
         self.rekey_from = rekey_from
         self.state = LinkState.UP
@@ -140,6 +162,12 @@ class Link:
         backlog, self._backlog = self._backlog, []
         for command, text in backlog:
             session.seal(command, text, self._rng)
+
+    def prove(self, previous_until: float) -> None:
+        """A cell came on `current`: the neighbour has it too, and what still comes on `previous` was under way."""
+        if self.current is not None and not self.current.proven:
+            self.current.proven = True
+            self.previous_until = previous_until
 
     def down(self) -> list[CircuitEnd]:
         """Drop everything.

@@ -16,16 +16,18 @@ from tunnels.crypto import sodium
 from tunnels.crypto.kem import Kem
 from tunnels.crypto.x25519 import KeyPair
 from tunnels.errors import LocalError, RemoteError
+from tunnels.fair import FairQueue, FairTable
 from tunnels.ids import Address, CircuitId, Drop, Index, Rng
 from tunnels.link.datagrams import Gate, build_initiation, build_response, mac1_of, open_cookie_reply
 from tunnels.link.handshake import Initiation, Initiator, SessionKeys, read_initiation, tai64n
-from tunnels.link.link import Link, Run
+from tunnels.link.link import Link, Move, Run
 from tunnels.link.outbox import TrainPool
-from tunnels.link.responder import Responder
+from tunnels.link.responder import Responder, prefix_of
 from tunnels.link.session import SCRATCH_SIZE, Session
 from tunnels.params import (
     BODY_OFFSET,
     CELL_SIZE,
+    CHALLENGE_GRACE,
     CHALLENGE_INTERVAL,
     CHALLENGE_LIFETIME,
     COOKIE_LIFETIME,
@@ -37,8 +39,11 @@ from tunnels.params import (
     LINK_PROBES,
     LINK_SILENCE,
     LOST_NOTICE_INTERVAL,
+    MAX_LINK_PENDING,
     MAX_LINKS,
     MAX_PENDING_SESSIONS,
+    MAX_RAW_DATAGRAMS,
+    PATH_TOKEN_SIZE,
     PENDING_SESSION,
     PREVIOUS_SESSION,
     REKEY_AFTER_CELLS,
@@ -118,8 +123,14 @@ class Links:
         self.responder: Final = Responder(static, network_id, rng, now) if static else None
         self._statics: dict[bytes, tuple[KeyPair, float]] = {}
         self._links: dict[bytes, Link] = {}
+        self._guests: FairTable[Link] = FairTable(MAX_LINKS)
+        """Links that a neighbour opened, by its source prefix then."""
+        self._rekeys: FairQueue[tuple[Link, lm.Rekey]] = FairQueue()
+        """REKEYs that wait for `work`, one a link: a neighbour must not get a public-key operation for every cell."""
+        self._rekeying: dict[Link, None] = {}
         self._sessions: dict[int, Session] = {}
         self._pending: OrderedDict[int, tuple[Session, float]] = OrderedDict()
+        self._pending_timer: Timer | None = None
         self._tries: dict[int, _Try] = {}
         self._dials: dict[Link, _Dial] = {}
         self._dirty: dict[Session, None] = {}
@@ -155,6 +166,7 @@ class Links:
         """Forget a neighbour; every circuit end on it is told."""
         if self._links.get(link.remote) is link:
             del self._links[link.remote]
+        self._guests.discard(link)
         self._end_dial(link)
         if link.timer is not None:
             link.timer.cancel()
@@ -171,8 +183,8 @@ class Links:
 
     @property
     def waiting(self) -> int:
-        """Initiations that wait for `work`."""
-        return len(self.responder.queue) if self.responder else 0
+        """Initiations and REKEYs that wait for `work`."""
+        return len(self._rekeys) + (len(self.responder.queue) if self.responder else 0)
 
     # --- cells in ---------------------------------------------------------------------------
 
@@ -215,7 +227,10 @@ class Links:
             else:
                 if not opened:
                     opened = True
-                    self._opened(session, sender, now)
+                    if not self._opened(session, sender, now):
+                        return
+                    link = session.link
+                    circuits = link.circuits
                 if command in _LAYERED:
                     if (circuit := circuits.get(circuit_id)) is not None:
                         circuit.on_cell(run, command, counter >> COUNTER_SHIFT, body, header)
@@ -228,14 +243,21 @@ class Links:
             body += CELL_SIZE
             header += HEADER_SIZE
 
-    def _opened(self, session: Session, sender: Address, now: float) -> None:
-        """A cell opened on `session`: its peer is alive, has our answer, and may have moved."""
+    def _opened(self, session: Session, sender: Address, now: float) -> bool:
+        """A cell opened on `session`: its peer is alive, has our answer, and may have moved.
+
+        Returns:
+            Whether there is room for that peer.
+        """
+        if session.index in self._pending and not self._confirm(session, sender, now):
+            return False
         link = session.link
         link.heard, link.probes = now, 0
-        if session.index in self._pending:
-            self._confirm(session, now)
+        if session is link.current and not session.proven:
+            link.prove(now + PREVIOUS_SESSION)
         if sender != link.address:
             self._challenge(session, sender, now)
+        return True
 
     def _receive_sealed(self, session: Session, command: int, counter: int, body: int, header: int,
                         sender: Address, now: float) -> None:  # fmt: skip
@@ -293,24 +315,37 @@ class Links:
             link.send(lm.Padding(lm.Answer.NOT_WANTED))
 
     def _challenge(self, session: Session, sender: Address, now: float) -> None:
+        """Ask at both addresses: whoever copies cells can answer from a third one, but cannot silence the old one."""
         link = session.link
-        if link.challenge is not None and now - link.challenge[2] < CHALLENGE_INTERVAL:
+        if (move := link.move) is not None and (
+            now - move.asked < CHALLENGE_INTERVAL or (move.answered and not move.refuted)
+        ):
             return
-        token = self._rng.bytes(16)
-        link.challenge = (token, sender, now)
-        self._raw.append((session.single(lm.PathChallenge(token), self._rng, self._scratch), sender))
+        move = Move(sender, self._rng.bytes(PATH_TOKEN_SIZE), self._rng.bytes(PATH_TOKEN_SIZE), now)
+        link.move = move
+        self._send_raw(session.single(lm.PathChallenge(move.token), self._rng, self._scratch), sender)
+        link.send(lm.PathChallenge(move.old_token))
 
     def _on_path_challenge(self, link: Link, message: lm.LinkMessage, now: float) -> None:
         assert isinstance(message, lm.PathChallenge)
         link.send(lm.PathResponse(message.token))
 
     def _on_path_response(self, link: Link, message: lm.PathResponse, sender: Address, now: float) -> None:
-        if link.challenge is not None:
-            token, address, asked = link.challenge
-            if sodium.equal(token, message.token) and sender == address and now - asked <= CHALLENGE_LIFETIME:
-                link.address, link.challenge = address, None
-                return
-        self.drops[Drop.UNEXPECTED] += 1
+        move = link.move
+        if move is None or now - move.asked > CHALLENGE_LIFETIME:
+            self.drops[Drop.UNEXPECTED] += 1
+        elif sender == move.address and sodium.equal(move.token, message.token):
+            move.answered = True
+            self._timers.at(now + CHALLENGE_GRACE, lambda _: self._follow(link, move))
+        elif sender == link.address and sodium.equal(move.old_token, message.token):
+            move.refuted = True
+        else:
+            self.drops[Drop.UNEXPECTED] += 1
+
+    @staticmethod
+    def _follow(link: Link, move: Move) -> None:
+        if link.move is move and not move.refuted:
+            link.address, link.move = move.address, None
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -343,31 +378,74 @@ class Links:
         return session
 
     def _add_pending(self, session: Session, now: float) -> None:
-        session.link.pending.append(session)
+        pending = session.link.pending
+        pending.append(session)
         self._pending[session.index] = (session, now + PENDING_SESSION)
-        while self._pending:
-            oldest, until = next(iter(self._pending.values()))
-            if until > now and len(self._pending) <= MAX_PENDING_SESSIONS:
-                break
-            self._drop_session(oldest)
+        if len(pending) > MAX_LINK_PENDING:
+            self._drop_session(pending[0])
+        if len(self._pending) > MAX_PENDING_SESSIONS:
+            self._drop_session(next(iter(self._pending.values()))[0])
+        if self._pending_timer is None:
+            self._pending_timer = self._timers.at(now + PENDING_SESSION, self._expire_pending)
 
-    def _confirm(self, session: Session, now: float) -> None:
+    def _expire_pending(self, now: float) -> None:
+        self._pending_timer = None
+        while self._pending:
+            session, until = next(iter(self._pending.values()))
+            if until > now:
+                self._pending_timer = self._timers.at(until, self._expire_pending)
+                return
+            self._drop_session(session)
+
+    def _confirm(self, session: Session, sender: Address, now: float) -> bool:
+        """A cell came on a session that we answered: its initiator is who it says it is.
+
+        Returns:
+            Whether there is room for it.
+        """
         link = session.link
         del self._pending[session.index]
         link.pending.remove(session)
         known = self._links.get(link.remote)
-        if known is not None and known is not link:
+        if known is None:
+            prefix = prefix_of(sender[0])
+            if self._guests.full_for(prefix):
+                self.drops[Drop.LIMIT] += 1
+                self._drop_session(session)
+                return False
+            link.address = sender
+            self._links[link.remote] = link
+            if (leaves := self._guests.add(prefix, link)) is not None:
+                self.drops[Drop.LIMIT] += 1
+                self.close(leaves, now)
+        elif known is not link:
             # The neighbour was answered on a link of its own while we opened one to it: one neighbour, one link.
             session.link = link = known
-        self._links[link.remote] = link
-        self._adopt(link, session, now)
+        if link.current is not None and self._goes_first(link, link.current, now):
+            self._replace_previous(link, session)
+        else:
+            self._adopt(link, session, now)
+        return True
+
+    @staticmethod
+    def _goes_first(link: Link, ours: Session, now: float) -> bool:
+        """Whether `ours` stays the current session although the neighbour has begun another one (SPEC 4.5).
+
+        Both began at once and both were answered: then each side has two sessions, and they must choose the same,
+        whatever order cells come in.  Later on, a neighbour that begins anew has lost the session we have.
+        """
+        return ours.initiator and now - ours.born < HANDSHAKE_TIMEOUT and link.static.public < link.remote
+
+    def _replace_previous(self, link: Link, session: Session | None) -> None:
+        if link.previous is not None:
+            self._drop_session(link.previous)
+        link.previous = session
 
     def _adopt(self, link: Link, session: Session, now: float) -> None:
         self._end_dial(link)
-        if link.previous is not None:
-            self._drop_session(link.previous)
+        self._replace_previous(link, None)
         early = self._rng.below(1 << 16) / (1 << 16) * REKEY_JITTER
-        link.use(session, now, PREVIOUS_SESSION, REKEY_AFTER_TIME * (1 - early))
+        link.use(session, now, REKEY_AFTER_TIME * (1 - early))
         link.used = now
         self._watch(link, now)
 
@@ -395,7 +473,7 @@ class Links:
             if isinstance(result, Drop):
                 self.drops[result] += 1
             elif result is not None:
-                self._raw.append((result, sender))
+                self._send_raw(result, sender)
 
     def _receive_answer(self, attempt: _Try, datagram: bytes, sender: Address, now: float) -> None:
         link, dial = attempt.link, self._dials.get(attempt.link)
@@ -436,7 +514,7 @@ class Links:
             cookie = link.cookie[0] if fresh and link.cookie else None
             datagram = build_initiation(initiator.m1, index, link.remote, cookie, self._rng)
             attempt = _Try(link, initiator, index, mac1_of(datagram), Gate(link.static.public))
-            self._raw.append((datagram, link.address))
+            self._send_raw(datagram, link.address)
         else:
             attempt = _Try(link, initiator, index, b"", None)
             link.send(lm.Rekey(index, initiator.m1))
@@ -463,20 +541,19 @@ class Links:
                 self._tries.pop(attempt.index, None)
 
     def work(self, now: float) -> bool:
-        """Answer one waiting initiation; False when none waits."""
-        if self.responder is None or (waiting := self.responder.queue.pop()) is None:
+        """Answer one waiting initiation and one REKEY; False when none waits."""
+        return self._work_initiation(now) | self._work_rekey(now)
+
+    def _work_initiation(self, now: float) -> bool:
+        if self.responder is None or (waiting := self.responder.next()) is None:
             return False
         initiation = self.responder.read(waiting)
         if isinstance(initiation, Drop):
             self.drops[initiation] += 1
             return True
         link = self._links.get(initiation.static)
-        if link is not None and link in self._dials and link.static.public < link.remote:
-            # Both sides began at once: the initiation of the smaller static is the one that counts.
-            self.drops[Drop.UNEXPECTED] += 1
-            return True
         if link is None:
-            if len(self._links) >= MAX_LINKS:
+            if self._guests.full_for(prefix_of(waiting.sender[0])):
                 self.drops[Drop.LIMIT] += 1
                 return True
             link = Link(initiation.static, waiting.sender, self.responder.static, now, self._rng, self._mark_dirty,
@@ -493,10 +570,24 @@ class Links:
             return
         session = self._new_session(link, keys, index, peer, now, initiator=False)
         self._add_pending(session, now)
-        self._raw.append((build_response(m2, peer, initiation.static, self._rng), sender))
+        self._send_raw(build_response(m2, peer, initiation.static, self._rng), sender)
 
     def _on_rekey(self, link: Link, message: lm.LinkMessage, now: float) -> None:
         assert isinstance(message, lm.Rekey)
+        if link in self._rekeying:
+            return  # repeated while it waits: one answer will do
+        self._rekeying[link] = None
+        for refused, _ in self._rekeys.add(prefix_of(link.address[0]), (link, message)):
+            self.drops[Drop.QUEUE_FULL] += 1
+            del self._rekeying[refused]
+
+    def _work_rekey(self, now: float) -> bool:
+        if (waiting := self._rekeys.pop()) is None:
+            return False
+        link, message = waiting
+        del self._rekeying[link]
+        if link.current is None:
+            return True
         try:
             initiation = read_initiation(message.m1, network_id=self._network_id, static=link.static,
                                          index=message.index)  # fmt: skip
@@ -504,15 +595,13 @@ class Links:
             m2, keys = initiation.answer(index, self._rng, self._kem)
         except RemoteError:
             self.drops[Drop.BAD_HANDSHAKE] += 1
-            return
-        if not sodium.equal(initiation.static, link.remote):
+            return True
+        if sodium.equal(initiation.static, link.remote):
+            self._add_pending(self._new_session(link, keys, index, message.index, now, initiator=False), now)
+            link.send(lm.Rekeyed(m2))
+        else:
             self.drops[Drop.BAD_HANDSHAKE] += 1
-            return
-        for session in list(link.pending):
-            self._drop_session(session)
-        session = self._new_session(link, keys, index, message.index, now, initiator=False)
-        self._add_pending(session, now)
-        link.send(lm.Rekeyed(m2))
+        return True
 
     def _on_rekeyed(self, link: Link, message: lm.LinkMessage, now: float) -> None:
         assert isinstance(message, lm.Rekeyed)
@@ -524,7 +613,7 @@ class Links:
                 continue  # it may answer another of our tries
             del self._tries[attempt.index]
             self._adopt(link, self._new_session(link, keys, attempt.index, peer, now, initiator=True), now)
-            link.send(lm.Padding(lm.Answer.NOT_WANTED))
+            link.send(lm.Padding(lm.Answer.WANTED))
             return
         self.drops[Drop.BAD_HANDSHAKE] += 1
 
@@ -549,8 +638,10 @@ class Links:
         ):
             self._dials[link] = _Dial(began=now, tries=[])
             self._shake(link, now)
-        if link.previous is not None and now >= link.previous_until:
-            self._drop_session(link.previous)
+        if not session.proven and age > 0:
+            link.send(lm.Padding(lm.Answer.WANTED))  # what would have told the neighbour to use this session was lost
+        if (old := link.previous) is not None and (now >= link.previous_until or now - old.born >= SESSION_LIFETIME):
+            self._drop_session(old)
         if link.circuits or link.outgoing:
             link.used = now
             if now >= link.heard + LINK_SILENCE + link.probes * LINK_PROBE_INTERVAL:
@@ -565,6 +656,12 @@ class Links:
         link.timer = self._timers.at(now + LINK_PROBE_INTERVAL, lambda then: self._watch(link, then))
 
     # --- cells out -----------------------------------------------------------------------------
+
+    def _send_raw(self, datagram: bytes, receiver: Address) -> None:
+        if len(self._raw) < MAX_RAW_DATAGRAMS:
+            self._raw.append((datagram, receiver))
+        else:
+            self.drops[Drop.LIMIT] += 1
 
     def drain(self) -> Iterable[tuple[memoryview | bytes, Address]]:
         """What is to be sent now, a train or a single datagram at a time; each is good until the next is asked for."""

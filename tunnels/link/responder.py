@@ -16,7 +16,7 @@ from tunnels.fair import FairQueue, source_prefix
 from tunnels.ids import Address, Drop, Index, Rng
 from tunnels.link.datagrams import CookieMaker, Gate, build_cookie_reply
 from tunnels.link.handshake import Initiation, read_initiation
-from tunnels.params import MAX_TIMESTAMPS, UNDER_LOAD_INITIATIONS
+from tunnels.params import MAX_TIMESTAMPS, UNDER_LOAD_INITIATIONS, X25519_SIZE
 
 prefix_of = lru_cache(maxsize=4096)(source_prefix)
 
@@ -28,6 +28,10 @@ class Waiting:
     m1: bytes
     index: Index
     sender: Address
+
+    @property
+    def ephemeral(self) -> bytes:
+        return self.m1[:X25519_SIZE]
 
 
 class Timestamps:
@@ -58,6 +62,8 @@ class Responder:
         self._network_id = network_id
         self._rng = rng
         self._timestamps = Timestamps()
+        self._in_queue: set[bytes] = set()
+        """Ephemeral keys of what waits: a datagram that is sent again meanwhile takes no second turn."""
 
     def receive(self, datagram: bytes, sender: Address, now: float) -> bytes | Drop | None:
         """Take a datagram whose index is unknown.
@@ -71,7 +77,20 @@ class Responder:
         index, m1 = opened
         if len(self.queue) >= UNDER_LOAD_INITIATIONS and not self._cookies.verify(datagram, sender, now):
             return build_cookie_reply(index, datagram, self._cookies.cookie(sender, now), self.static.public, self._rng)
-        return Drop.QUEUE_FULL if self.queue.add(prefix_of(sender[0]), Waiting(m1, index, sender)) else None
+        waiting = Waiting(m1, index, sender)
+        if waiting.ephemeral in self._in_queue:
+            return Drop.REPLAYED
+        self._in_queue.add(waiting.ephemeral)
+        pushed_out = self.queue.add(prefix_of(sender[0]), waiting)
+        self._in_queue.difference_update(refused.ephemeral for refused in pushed_out)
+        return Drop.QUEUE_FULL if pushed_out else None
+
+    def next(self) -> Waiting | None:
+        """The initiation whose turn it is, None when none waits."""
+        waiting = self.queue.pop()
+        if waiting is not None:
+            self._in_queue.discard(waiting.ephemeral)
+        return waiting
 
     def read(self, waiting: Waiting) -> Initiation | Drop:
         """The public-key half: who asks, and whether it is new."""

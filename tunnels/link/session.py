@@ -50,6 +50,7 @@ class Session:
         "initiator",
         "link",
         "peer_index",
+        "proven",
         "trains",
         "window",
     )
@@ -71,6 +72,8 @@ class Session:
         """Of the next sealed cell."""
         self.window: Final = ReplayWindow()
         self.cells_sent = 0
+        self.proven = False
+        """Whether the neighbour was heard on it while it was the link's current one."""
         self.trains: list[Train] = []
         """Cells to send, oldest train first; only the last may have room."""
 
