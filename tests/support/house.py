@@ -19,8 +19,16 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("tunnels.crypto",),
     ("tunnels.circuit", "tunnels.link", "tunnels.path", "tunnels.exit.policy"),
     ("tunnels.engine", "tunnels.keeper"),
-    ("tunnels.community", "tunnels.driver", "tunnels.endpoint", "tunnels.settings", "tunnels.surroundings", "tunnels.exit",
-     "sim"),
+    (
+        "tunnels.community",
+        "tunnels.driver",
+        "tunnels.endpoint",
+        "tunnels.identity",
+        "tunnels.settings",
+        "tunnels.surroundings",
+        "tunnels.exit",
+        "sim",
+    ),
     ("node.cli", "node.daemon", "node.__main__"),
 )
 """What stands on which floor; the longest name that fits a module counts.
@@ -48,6 +56,7 @@ NATIVE: Final[Mapping[str, tuple[str, ...]]] = {
     "libnacl": ("tunnels.crypto.sodium",),
     "ipv8": (
         "tunnels.community",
+        "tunnels.identity",
         "tunnels.endpoint",
         "tunnels.settings",
         "hidden.community",
@@ -66,6 +75,7 @@ NATIVE: Final[Mapping[str, tuple[str, ...]]] = {
 BROAD: Final[Mapping[str, str]] = {
     "node.cli": "loading a subcommand runs somebody else's code",
     "tunnels.community": "a callback is the application's code: its bug must not cost other circuits",
+    "tunnels.identity": "what a malformed key raises depends on the library below py-ipv8, and such a key signed nothing",
     "tunnels.endpoint.batched": "outermost frame of a datagram: a listener's bug must not cost the rest of a train",
 }
 """Modules that may catch everything, once each, and why: above them there is only the event loop or the user."""

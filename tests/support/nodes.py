@@ -187,11 +187,13 @@ class World:
         self.nodes.append(node)
         return node
 
-    def client(self, address: Address | None = None, kem: Kem | None = None) -> Node:
+    def client(self, address: Address | None = None, kem: Kem | None = None,
+               extra_roles: Iterable[Role] = ()) -> Node:  # fmt: skip
         """A node with circuits of its own only."""
         address = address or self.address()
         engine = Engine(network_id=self.network_id, rng=self.rng(), now=self.loop.time(), epoch=self.epoch, kem=kem,
-                        directory=self.directory, limits=RelayLimits(private_addresses=True))  # fmt: skip
+                        directory=self.directory, limits=RelayLimits(private_addresses=True),
+                        extra_roles=extra_roles)  # fmt: skip
         node = Node(self, address, engine, 0.0)
         self.nodes.append(node)
         return node

@@ -33,6 +33,15 @@ class MessageVector(TypedDict):
     hex: str
 
 
+class DirectoryVector(TypedDict):
+    """Byte strings among the fields are in hex, and several are a list of them."""
+
+    name: str
+    number: int
+    fields: dict[str, int | str | list[int] | list[str]]
+    hex: str
+
+
 class DestinationVector(TypedDict):
     host: str
     port: int
@@ -54,6 +63,7 @@ class Vectors(TypedDict):
     link_messages: list[MessageVector]
     destinations: list[DestinationVector]
     messages: list[MessageVector]
+    directory_messages: list[DirectoryVector]
     payloads: list[PayloadVector]
 
 
@@ -203,6 +213,60 @@ def messages() -> list[MessageVector]:
     ]
 
 
+def directory_messages() -> list[DirectoryVector]:
+    digests = [bytes(8) if number % 3 else filler(f"digest {number}", 8) for number in range(256)]
+    relay_id, last, none = filler("relay id", 32), filler("last relay id", 32), bytes(32)
+    long, short = filler("long descriptor", 2048), filler("short descriptor", 1)
+    # Bucket b is the bit of value 2^b: bucket 0 is the lowest bit of the last byte, 255 the highest of the first.
+    bitmap = joined((0x80, 1), bytes(29), (0x02, 1), (0x81, 1))
+    return [
+        {"name": "DIGEST_REQUEST", "number": 10, "fields": {}, "hex": ""},
+        {
+            "name": "DIGESTS",
+            "number": 11,
+            "fields": {"digests": [digest.hex() for digest in digests]},
+            "hex": joined(*digests),
+        },
+        {
+            "name": "BUCKETS_REQUEST",
+            "number": 12,
+            "fields": {"wanted": [0, 7, 9, 255], "after": none.hex()},
+            "hex": bitmap + joined(none),
+        },
+        {
+            "name": "BUCKETS_REQUEST",
+            "number": 12,
+            "fields": {"wanted": list(range(256)), "after": relay_id.hex()},
+            "hex": joined(b"\xff" * 32, relay_id),
+        },
+        {
+            "name": "DESCRIPTORS",
+            "number": 13,
+            "fields": {"after": none.hex(), "following": none.hex(), "descriptors": []},
+            "hex": joined(none, none),
+        },
+        {
+            "name": "DESCRIPTORS",
+            "number": 13,
+            "fields": {"after": relay_id.hex(), "following": last.hex(), "descriptors": [long.hex(), short.hex()]},
+            "hex": joined(relay_id, last, (2048, 2), long, (1, 2), short),
+        },
+        {"name": "PROBE", "number": 14, "fields": {"descriptor": long.hex()}, "hex": joined(long)},
+        {
+            "name": "VOUCHED",
+            "number": 15,
+            "fields": {"reached": 1, "relay_id": relay_id.hex()},
+            "hex": joined((1, 1), relay_id),
+        },
+        {
+            "name": "VOUCHED",
+            "number": 15,
+            "fields": {"reached": 0, "relay_id": relay_id.hex()},
+            "hex": joined((0, 1), relay_id),
+        },
+    ]
+
+
 def whole(title: str, kind: int, content: bytes) -> PayloadVector:
     head = joined((kind, 1), (len(content), 2), content)
     return {"name": title, "type": kind, "message_id": 0, "content": content.hex(), "heads": [head]}
@@ -219,7 +283,7 @@ def cut(title: str, kind: int, message_id: int, parts: list[bytes]) -> PayloadVe
 
 def payloads() -> list[PayloadVector]:
     extend = filler("relay id", 32) + filler("create", 1306)
-    large = filler("large", 1204 * 3 + 484)
+    large, page = filler("large", 1204 * 3 + 484), filler("page", 16384)
     return [
         whole("nothing to say", 9, b""),
         whole("a ping", 5, filler("ping token", 8)),
@@ -227,6 +291,7 @@ def payloads() -> list[PayloadVector]:
         cut("the smallest that is not", 7, 0xABCD, [large[:1204], large[1204:1209]]),
         cut("an EXTEND", 1, 0, [extend[:1204], extend[1204:]]),
         cut("two full fragments", 7, 1, [large[:1204], large[1204:2408]]),
+        cut("the largest page", 13, 2, [page[at : at + 1204] for at in range(0, 16384, 1204)]),
         cut("the largest control message", 127, 0xFFFF, [large[at : at + 1204] for at in range(0, 4096, 1204)]),
     ]
 
@@ -238,6 +303,7 @@ def text() -> str:
         "link_messages": link_messages(),
         "destinations": destinations(),
         "messages": messages(),
+        "directory_messages": directory_messages(),
         "payloads": payloads(),
     }
     return json.dumps(vectors, indent=1) + "\n"

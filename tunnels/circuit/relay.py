@@ -151,15 +151,24 @@ class RelayCircuit:
             return
         core.relay_handlers[type(message)](self, message, all_early, now)
 
-    def send(self, message: Message, now: float) -> bool:
+    def new_message_id(self) -> int:
+        """For a message that may be sent more than once."""
+        self._message_id = (self._message_id + 1) & 0xFFFF
+        return self._message_id
+
+    def send(self, message: Message, now: float, message_id: int | None = None) -> bool:
         """Write a message to the originator.
+
+        Args:
+            message_id: that of an earlier try with the same content, whose fragments complete each other (SPEC 8.2); a
+                new one when None.
 
         Returns:
             Whether there was room; a message without is dropped and counted.
         """
         session, layer = self.link.current, self.layer
-        self._message_id = (self._message_id + 1) & 0xFFFF
-        for part in split(message.TYPE, message.encode(), self._message_id):
+        number = self.new_message_id() if message_id is None else message_id
+        for part in split(message.TYPE, message.encode(), number):
             train = session.train() if session is not None else None
             if train is None:
                 self.core.drops[Drop.LIMIT] += 1

@@ -26,7 +26,7 @@ from tunnels.params import (
     VERSION,
     X25519_SIZE,
 )
-from tunnels.path.directory import RelayInfo, relay_id_of
+from tunnels.path.directory import RelayInfo, check_address, relay_id_of
 from tunnels.wire.destination import Kind
 from tunnels.wire.reader import Reader
 
@@ -90,10 +90,11 @@ class RelayDescriptor:
 
     @cached_property
     def info(self) -> RelayInfo:
-        """What an originator needs of it.
+        """What an originator needs of it.  Total for whatever `decode` made: a hostile descriptor that got into the set
+        must not stop the reader of the whole set.
 
         Raises:
-            ValueError: an address is none that a relay can have.
+            ValueError: a field that was put in by hand is none that a relay can have.
         """
         rules = [*_rules(self.ports4, 4), *_rules(self.ports6, 6)] if Capability.EXIT in self.capabilities else []
         return RelayInfo(
@@ -122,6 +123,14 @@ class RelayDescriptor:
     def _body(self) -> bytes:
         if not 1 <= len(self.addresses) <= MAX_ADDRESSES or len(self.family) > MAX_FAMILY:
             raise LocalError(f"a relay has 1 to {MAX_ADDRESSES} addresses and at most {MAX_FAMILY} family members")
+        if {len(self.link_key), len(self.onion_key)} != {X25519_SIZE} or {*map(len, self.family)} - {RELAY_ID_SIZE}:
+            raise LocalError("a key or a family member of another size than it has")
+        try:
+            return self._joined()
+        except (OverflowError, ValueError) as error:
+            raise LocalError(f"a field that does not fit: {error}") from None
+
+    def _joined(self) -> bytes:
         head = (
             VERSION.to_bytes(1),
             int(self.capabilities).to_bytes(2),
@@ -179,11 +188,15 @@ class RelayDescriptor:
             capabilities, published, lifetime, bandwidth, link_key, onion_key, identity, addresses, ports4, ports6,
             family, signature,
         )  # fmt: skip
-        if descriptor.encode() != bytes(data):
-            # Unknown capability bits are the one thing that decoding loses: then the bytes are kept as they came.
-            object.__setattr__(descriptor, "_encoded", bytes(data))
-            object.__setattr__(descriptor, "_body", bytes(data[: len(data) - 2 - len(signature)]))
+        # Decoding loses unknown capability bits, and nobody changes a descriptor: the bytes are kept as they came.
+        vars(descriptor).update(_encoded=bytes(data), _body=bytes(data[: len(data) - 2 - len(signature)]))
         return descriptor
+
+    def valid_at(self, now: float) -> bool:
+        """Whether the time is right, by a clock that shows `now` (wall seconds)."""
+        return (
+            self.lifetime <= MAX_DESCRIPTOR_LIFETIME and self.published <= now + DESCRIPTOR_AHEAD and now < self.expires
+        )
 
     def check(self, network_id: bytes, now: float, verify: Verify) -> None:
         """Insist on SPEC 11.2.
@@ -194,7 +207,7 @@ class RelayDescriptor:
         Raises:
             RemoteError: not of our network, not signed by `identity`, from the future, or expired.
         """
-        if self.lifetime > MAX_DESCRIPTOR_LIFETIME or self.published > now + DESCRIPTOR_AHEAD or self.expires <= now:
+        if not self.valid_at(now):
             raise RemoteError("a descriptor that is not valid now")
         if not verify(self.identity, self.signed_bytes(network_id), self.signature):
             raise RemoteError("a descriptor that its relay did not sign")
@@ -218,9 +231,12 @@ def _read_address(reader: Reader) -> Address:
             host = str(IPv6Address(reader.take(16)))
         case other:
             raise RemoteError(f"unknown kind {other} of address")
-    if not (port := reader.u16()):
-        raise RemoteError("port 0")
-    return host, port
+    address = host, reader.u16()
+    try:
+        check_address(address)
+    except ValueError as error:
+        raise RemoteError(f"an address that no relay has: {error}") from None
+    return address
 
 
 def _read_ports(reader: Reader) -> PortSummary:

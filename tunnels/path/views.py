@@ -1,8 +1,8 @@
 """Whose word a client takes for which relays (SPEC 12.3).  Floor 3: sans-IO.
 
-One directory can show a client relays of its own choosing.  So a relay counts only when MIN_SOURCES sources have shown
-it, none of whom the client took another's place for, and two sources whose sets differ much are a reason to stop and
-say so.
+One directory can show a client relays of its own choosing.  So a relay counts only when MIN_SOURCES sources in
+different networks have shown it, and sources whose sets differ much are a reason to stop and say so, or, where most of
+them agree, to believe those alone.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,54 +10,77 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from tunnels.ids import RelayId
-from tunnels.params import MAX_DISAGREEMENT, MIN_SOURCES
+from tunnels.params import MAX_DISAGREEMENT, MIN_SOURCES, VIEW_LIFETIME
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """What one source showed, at one time (wall seconds)."""
 
+    source: RelayId
     relays: frozenset[RelayId]
     seen: float
 
 
 class Views:
-    """The newest view of each source."""
+    """The newest view of each network: two sources in one are as good as one.
+
+    INVARIANT: `_first_seen` has what some view shows, and nothing else.
+    """
 
     def __init__(self, min_sources: int = MIN_SOURCES) -> None:
-        self._views: dict[RelayId, View] = {}
+        self._views: dict[str | RelayId, View] = {}
         self._first_seen: dict[RelayId, float] = {}
         self.min_sources = min_sources
 
     def __len__(self) -> int:
         return len(self._views)
 
-    def show(self, source: RelayId, relays: Iterable[RelayId], now: float) -> None:
-        """`source` has shown its whole set."""
-        view = View(frozenset(relays), now)
-        self._views[source] = view
+    def show(self, source: RelayId, relays: Iterable[RelayId], now: float, *, network: str | None = None) -> None:
+        """`source` has shown its whole set.
+
+        Args:
+            network: where the source is (`select.network_of`); None where networks are not told apart.
+        """
+        self._remove([key for key, view in self._views.items() if view.source == source])  # it may have moved
+        view = View(source, frozenset(relays), now)
+        self._views[source if network is None else network] = view
         for relay_id in view.relays:
             self._first_seen.setdefault(relay_id, now)
+        self._tidy()
 
     def forget(self, gone: Collection[RelayId]) -> None:
         """These relays do not exist any more: neither as a source nor as something shown."""
-        for relay_id in gone:
-            self._views.pop(relay_id, None)
-            self._first_seen.pop(relay_id, None)
+        gone = frozenset(gone)
+        if gone:
+            self._remove([key for key, view in self._views.items() if view.source in gone])
+            self._views = {key: View(view.source, view.relays - gone, view.seen) for key, view in self._views.items()}
+            self._tidy()
+
+    def expire(self, now: float) -> None:
+        """Forget views that are so old that they say nothing of the network as it is."""
+        self._remove([key for key, view in self._views.items() if now - view.seen >= VIEW_LIFETIME])
+        self._tidy()
 
     def first_seen(self, relay_id: RelayId) -> float | None:
-        """Wall seconds, None when nobody has shown it."""
+        """Wall seconds, None when nobody shows it."""
         return self._first_seen.get(relay_id)
 
     def sources_of(self, relay_id: RelayId) -> int:
         return sum(relay_id in view.relays for view in self._views.values())
 
     def agreed(self, *, min_age: float, now: float) -> frozenset[RelayId]:
-        """The relays that enough sources have shown and that have been known for `min_age` seconds."""
+        """The relays that enough sources show and that have been known for `min_age` seconds.
+
+        Where sources differ by more than MAX_DISAGREEMENT only those of the majority count: two liars must not add
+        their own relays to what the honest ones show.
+        """
+        self.expire(now)
+        believed = self._majority() or list(self._views.values())
         return frozenset(
             relay_id
             for relay_id, first in self._first_seen.items()
-            if now - first >= min_age and self.sources_of(relay_id) >= self.min_sources
+            if now - first >= min_age and sum(relay_id in view.relays for view in believed) >= self.min_sources
         )
 
     def disagreement(self) -> float:
@@ -66,23 +89,32 @@ class Views:
 
     def trouble(self, *, min_relays: int, min_age: float, now: float) -> str:
         """Why no circuits for data should be built, empty when they may."""
+        agreed = len(self.agreed(min_age=min_age, now=now))
         if len(self._views) < self.min_sources:
             return f"{len(self._views)} of {self.min_sources} directory sources have answered"
-        agreed = len(self.agreed(min_age=min_age, now=now))
         if (share := self.disagreement()) > MAX_DISAGREEMENT and not self._majority():
             return f"directory sources disagree on {share:.0%} of the relays: somebody may be hiding the network"
         if agreed < min_relays:
             return f"{agreed} relays are known from {self.min_sources} sources; {min_relays} are needed"
         return ""
 
-    def _majority(self) -> bool:
-        """Whether more than half of the sources, and at least MIN_SOURCES + 1, agree with each other."""
+    def _majority(self) -> list[View]:
+        """The largest group of views around one that they all agree with, when it is more than half of them and more
+        than `min_sources`; else none.
+        """
         views = list(self._views.values())
-        for view in views:
-            like = sum(_difference(view.relays, other.relays) <= MAX_DISAGREEMENT for other in views)
-            if like > len(views) / 2 and like > self.min_sources:
-                return True
-        return False
+        groups = ([b for b in views if _difference(a.relays, b.relays) <= MAX_DISAGREEMENT] for a in views)
+        largest = max(groups, key=len, default=[])
+        return largest if len(largest) > len(views) / 2 and len(largest) > self.min_sources else []
+
+    def _remove(self, keys: Iterable[str | RelayId]) -> None:
+        for key in keys:
+            del self._views[key]
+
+    def _tidy(self) -> None:
+        shown = frozenset[RelayId]().union(*(view.relays for view in self._views.values()))
+        if len(shown) < len(self._first_seen):
+            self._first_seen = {relay_id: first for relay_id, first in self._first_seen.items() if relay_id in shown}
 
 
 def _difference(a: frozenset[RelayId], b: frozenset[RelayId]) -> float:

@@ -27,6 +27,7 @@ NO_RELAY: Final = RelayId(bytes(RELAY_ID_SIZE))
 """In `after`: from the beginning; in `next`: that was all."""
 
 _BITMAP_SIZE: Final = BUCKETS // 8
+_EVERY_BUCKET: Final = frozenset(range(BUCKETS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Digests:
     digests: tuple[bytes, ...] = field(repr=False)
 
     def encode(self) -> bytes:
-        if len(self.digests) != BUCKETS:
-            raise LocalError(f"{BUCKETS} digests, not {len(self.digests)}")
+        if len(self.digests) != BUCKETS or {*map(len, self.digests)} != {BUCKET_DIGEST_SIZE}:
+            raise LocalError(f"{BUCKETS} digests of {BUCKET_DIGEST_SIZE} bytes each")
         return b"".join(self.digests)
 
     @classmethod
@@ -65,7 +66,7 @@ class Digests:
 
 @dataclass(frozen=True, slots=True)
 class BucketsRequest:
-    """Descriptors of the wanted buckets, from those behind `after` on."""
+    """Descriptors of the wanted buckets, from those behind `after` on.  In the bitmap, bucket b is the bit of 2^b."""
 
     TYPE: ClassVar[int] = DirectoryType.BUCKETS_REQUEST
 
@@ -73,8 +74,10 @@ class BucketsRequest:
     after: RelayId = NO_RELAY
 
     def encode(self) -> bytes:
+        if not self.wanted <= _EVERY_BUCKET:
+            raise LocalError(f"buckets are 0 to {BUCKETS - 1}")
         bitmap = sum(1 << bucket for bucket in self.wanted)
-        return bitmap.to_bytes(_BITMAP_SIZE) + self.after
+        return bitmap.to_bytes(_BITMAP_SIZE) + _relay_id(self.after)
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
@@ -96,7 +99,8 @@ class Descriptors:
     descriptors: tuple[bytes, ...] = field(repr=False)
 
     def encode(self) -> bytes:
-        content = self.after + self.following + b"".join(len(each).to_bytes(2) + each for each in self.descriptors)
+        head = _relay_id(self.after) + _relay_id(self.following)
+        content = head + b"".join(len(each).to_bytes(2) + _descriptor(each) for each in self.descriptors)
         if len(content) > MAX_PAGE_SIZE:
             raise LocalError(f"a page has at most {MAX_PAGE_SIZE} bytes, not {len(content)}")
         return content
@@ -125,7 +129,7 @@ class Probe:
     descriptor: bytes = field(repr=False)
 
     def encode(self) -> bytes:
-        return self.descriptor
+        return _descriptor(self.descriptor)
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
@@ -144,7 +148,7 @@ class Vouched:
     relay_id: RelayId
 
     def encode(self) -> bytes:
-        return bytes([self.reached]) + self.relay_id
+        return bytes([self.reached]) + _relay_id(self.relay_id)
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
@@ -173,3 +177,15 @@ def page(after: RelayId, candidates: Iterable[tuple[RelayId, bytes]]) -> Descrip
         taken.append(descriptor)
         last = relay_id
     return Descriptors(after, NO_RELAY, tuple(taken))
+
+
+def _relay_id(relay_id: RelayId) -> bytes:
+    if len(relay_id) != RELAY_ID_SIZE:
+        raise LocalError(f"a relay id has {RELAY_ID_SIZE} bytes, not {len(relay_id)}")
+    return relay_id
+
+
+def _descriptor(data: bytes) -> bytes:
+    if not 0 < len(data) <= MAX_DESCRIPTOR_SIZE:
+        raise LocalError(f"a descriptor has 1 to {MAX_DESCRIPTOR_SIZE} bytes, not {len(data)}")
+    return data

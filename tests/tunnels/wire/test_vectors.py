@@ -2,6 +2,7 @@
 
 from tests.vectors import make_wire
 from tunnels.wire.cell import LAYERED, Command
+from tunnels.wire.directory_messages import DirectoryType
 from tunnels.wire.messages import MessageType
 
 VECTORS = make_wire.load()
@@ -23,3 +24,8 @@ def test_every_sealed_command_has_a_vector_under_its_name() -> None:
 def test_every_message_type_has_a_vector_under_its_name() -> None:
     named = {(vector["name"], vector["number"]) for vector in VECTORS["messages"]}
     assert named == {(message_type.name, message_type.value) for message_type in MessageType}
+
+
+def test_every_directory_message_type_has_a_vector_under_its_name() -> None:
+    named = {(vector["name"], vector["number"]) for vector in VECTORS["directory_messages"]}
+    assert named == {(message_type.name, message_type.value) for message_type in DirectoryType}
