@@ -547,6 +547,7 @@ def test_a_relay_that_starts_again_and_dials_first_replaces_the_session_at_once(
         world = World(delay=DELAY)
         relay, other = world.relay(), world.relay(exits=True, exit_single_hop=True)
         await other.build([relay])
+        await world.sleep(HANDSHAKE_TIMEOUT)  # sooner it is taken for a handshake that crossed ours
         reborn(world, relay)
         link = link_to(other, relay)
         old = link.current
