@@ -1,8 +1,8 @@
 """The security bar's line 4: neither sizes nor what a hop decrypts tell it where on the circuit it is.
 
 The classifier is a logistic regression over what such a leak looks like: how often each kind of byte occurs, where
-zeros are, how long they run.  It is not strong, but it is honest: each kind of task is shown to be easy once the defence
-that makes it hard is out.
+zeros are, how long they run.  It is not strong, but it is honest: each kind of task is shown to be easy once the
+defence that makes it hard is out.
 """
 
 import ctypes
