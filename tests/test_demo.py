@@ -122,6 +122,9 @@ def test_the_demo_shows_every_step_and_leaves_nothing_behind(demo: Demo) -> None
         r"All well in \d+ s: 162 DNS questions answered",
     ):
         assert re.search(words, demo.seen), f"{words}\n{demo.seen}"
+    rebuilt = [re.findall(r"relay\d", path) for path in re.findall(r"open, 3 hops   (.*) built .* kill", demo.seen)]
+    used = re.findall(r"over client > (.*) > dns", demo.seen)[-1]
+    assert used.split(" > ") in rebuilt  # it is a new circuit that answers
     assert "\x1b" not in demo.seen  # colours are for terminals
     assert len(demo.addresses()) == PROCESSES
     assert_nothing_is_left(demo)

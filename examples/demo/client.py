@@ -85,7 +85,8 @@ class Client:
     async def ask(self, order: Order) -> None:
         """Ask all questions `rounds` times over one circuit of `hops` hops, and check every answer."""
         hops: int = order["hops"]
-        self._circuit = self._newest(hops)
+        if self._circuit not in self._tunnels.active_data_circuits(hops):
+            self._circuit = self._best(hops)
         self._launcher.report("asking", path=path_of(self._circuit))
         times: list[float] = []
         again = 0
@@ -104,7 +105,7 @@ class Client:
         forbidden = (self._server[0], order["port"])
         question = DNSRecord.question(*QUESTIONS[0]).pack()
         for _ in range(TRIES):
-            self._tunnels.tunnel_data(self._newest(order["hops"]), forbidden, "data", question)
+            self._tunnels.tunnel_data(self._best(order["hops"]), forbidden, "data", question)
             try:
                 destination, reason = await asyncio.wait_for(self._refusal.get(), ANSWER_TIME)
             except TimeoutError:
@@ -130,10 +131,11 @@ class Client:
             if time.monotonic() - began > PATIENCE:
                 raise StepError(f"{PATIENCE:.0f} s after a relay was killed its circuit is still taken for open")
         await self._until_ready(circuit.hops)
+        self._circuit = max(self._tunnels.active_data_circuits(circuit.hops), key=lambda circuit: circuit.born)
 
     # --- how it is done
 
-    def _newest(self, hops: int) -> OriginCircuit:
+    def _best(self, hops: int) -> OriginCircuit:
         circuits = self._tunnels.active_data_circuits(hops)
         if not circuits:
             raise StepError(f"no circuit of {hops} hops: {self._tunnels.why_not_ready(hops)}")
@@ -167,7 +169,7 @@ class Client:
                 continue
             except CircuitClosedError:
                 await self._until_ready(hops)
-                self._circuit = self._newest(hops)
+                self._circuit = self._best(hops)
                 continue
             return checked(answer, name, kind), time.monotonic() - began, tries
         raise StepError(f"{name} {kind}: no answer, asked {TRIES} times")
