@@ -117,8 +117,8 @@ class FairTable(Generic[Member]):
     """
 
     def __init__(self, total: int) -> None:
-        if total < 1:
-            raise LocalError("a table holds at least one")
+        if total < 0:
+            raise LocalError("a table cannot hold less than nobody")
         self._total = total
         self._key_of: dict[Member, Hashable] = {}
         self._members: dict[Hashable, dict[Member, None]] = {}

@@ -245,6 +245,9 @@ MAX_RAW_DATAGRAMS: Final = 4096
 MAX_TIMESTAMPS: Final = 65536
 """Initiator statics whose newest timestamp is remembered."""
 
+RELAY_SHARES: Final = 64
+"""A neighbour that is a relay counts as this many clients where circuits compete for places."""
+
 QUEUE_PER_KEY: Final = 64
 """Waiting requests of one prefix or neighbour in a fair queue."""
 

@@ -7,7 +7,7 @@ theirs without this package knowing that they exist.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -17,12 +17,13 @@ from tunnels.circuit.limits import RelayLimits, overdue
 from tunnels.crypto.kem import Kem
 from tunnels.crypto.onion_keys import OnionKeys
 from tunnels.errors import LocalError
+from tunnels.fair import FairTable
 from tunnels.ids import Address, CircuitId, CloseReason, Drop, RelayId, Rng
 from tunnels.link.link import Link, LinkState
 from tunnels.link.outbox import Train
 from tunnels.params import DESTROY_DELAYS, REAP_INTERVAL
 from tunnels.path.directory import Directory, RelayInfo
-from tunnels.timers import Timers
+from tunnels.timers import Timer, Timers
 from tunnels.wire.destination import Destination
 from tunnels.wire.fragments import NodeBudget
 from tunnels.wire.link_messages import Destroy
@@ -142,8 +143,9 @@ class Core:
         """Where a cell is opened that does not go on."""
         self.lanes: dict[bytes, Lane] = {}
         """EXTENDs by the link key of the next hop; a lane per relay of the directory at most."""
-        self.joined: dict[RelayCircuit, None] = {}
+        self.joined: Final[FairTable[RelayCircuit]] = FairTable(limits.max_joined_circuits)
         """Circuits of others that cross us."""
+        self._reaper: Timer | None = None
         self._cells_of_ended = 0
         roles = list(roles)
         self.relay_handlers: Final = _merged(role.relay for role in roles)
@@ -156,17 +158,22 @@ class Core:
         """Where we can send to `relay`; None when nowhere, or only at an address we must not dial (SPEC 7.2)."""
         return relay.address_in(self.families, private=self.limits.private_addresses)
 
-    def join(self, circuit: RelayCircuit, now: float) -> None:
-        """Take a circuit of somebody else in, and look after it from time to time."""
-        if not self.joined:
-            self.timers.at(now + REAP_INTERVAL, self._reap)
-        self.joined[circuit] = None
+    def join(self, circuit: RelayCircuit, whose: Hashable, now: float) -> None:
+        """Take a circuit of somebody else in, and look after it from time to time.
+
+        Args:
+            whose: that of `joined`, which is not full for it.
+        """
+        if self._reaper is None:
+            self._reaper = self.timers.at(now + REAP_INTERVAL, self._reap)
+        leaves = self.joined.add(whose, circuit)
+        if leaves is not None:
+            leaves.close(CloseReason.MAX_JOINED_CIRCUITS, now)
 
     def leave(self, circuit: RelayCircuit) -> None:
         """A circuit of somebody else has ended."""
-        if circuit in self.joined:
-            del self.joined[circuit]
-            self._cells_of_ended += circuit.cells
+        self.joined.discard(circuit)
+        self._cells_of_ended += circuit.cells
 
     @property
     def cells_relayed(self) -> int:
@@ -177,8 +184,9 @@ class Core:
         for circuit in list(self.joined):
             if reason := overdue(self.limits, idle=now - circuit.used, cells=circuit.cells):
                 circuit.close(reason, now)
-        if self.joined:
-            self.timers.at(now + REAP_INTERVAL, self._reap)
+            else:
+                circuit.forget_answers(now)
+        self._reaper = self.timers.at(now + REAP_INTERVAL, self._reap) if len(self.joined) else None
 
     def destroy(self, link: Link, circuit_id: CircuitId | None, sender_id: CircuitId | None, now: float) -> None:
         """Say DESTROY, and say it again later: the cell may be lost (SPEC 7.5)."""

@@ -17,10 +17,13 @@ from tunnels.errors import RemoteError
 from tunnels.fair import FairQueue
 from tunnels.ids import CloseReason, Drop
 from tunnels.link.link import Link, LinkState
+from tunnels.params import RELAY_SHARES
 from tunnels.wire.cell import Command
 from tunnels.wire.link_messages import Create, Created, Destroy, LinkMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from tunnels.circuit.core import Core
     from tunnels.ids import CircuitId
     from tunnels.link.links import Handler
@@ -82,7 +85,8 @@ class Creates:
         core = self._core
         assert core.relay_id is not None
         assert core.onion_keys is not None
-        if len(core.joined) >= core.limits.max_joined_circuits:
+        whose = _place_of(core, link, message.circuit_id)
+        if core.joined.full_for(whose):
             core.closed[CloseReason.MAX_JOINED_CIRCUITS] += 1
             link.send(Destroy(message.circuit_id, None))
             return
@@ -96,8 +100,17 @@ class Creates:
             link.send(Destroy(message.circuit_id, None))
             return
         circuit = RelayCircuit(core, link, message.circuit_id, keys, now)
-        core.join(circuit, now)
+        core.join(circuit, whose, now)
         circuit.answer(message.handshake, Created(message.circuit_id, circuit.forward_id, created), now)
+
+
+def _place_of(core: Core, link: Link, circuit_id: CircuitId) -> Hashable:
+    """Whose place among the joined circuits a new one takes.
+
+    A client's prefix is one party, and a relay is RELAY_SHARES: it stands for all its clients, and is fair to them.
+    """
+    turn = turn_of(core, link)
+    return (turn, circuit_id % RELAY_SHARES) if turn == link.remote else turn
 
 
 def _handler(core: Core) -> Handler:

@@ -32,7 +32,7 @@ def turn_of(core: Core, link: Link) -> Hashable:
 
 
 class Lane:
-    """CREATEs towards one next hop."""
+    """CREATEs towards one next hop.  A node keeps those lanes in which something goes on."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -53,6 +53,7 @@ class Extension:
         self, circuit: RelayCircuit, message: Extend, digest: bytes, link: Link, lane: Lane, now: float
     ) -> None:
         core = circuit.core
+        self.turn: Final = turn_of(core, circuit.link)
         self.digest: Final = digest
         self.ended = False
         """Cancelled or failed: nothing may be sent for it any more."""
@@ -124,10 +125,19 @@ class Extension:
         self._circuit.core.drops[Drop.REFUSED] += 1
         self.refuse(now)
 
+    def over(self, now: float) -> bool:
+        """Whether it is of no use any more."""
+        return self._answer is not None and now > self._until
+
     def _leave_lane(self) -> None:
+        lane, lanes = self._lane, self._circuit.core.lanes
         if self._sent:
-            self._lane.open -= 1
-            self._lane.pump()
+            lane.open -= 1
+            lane.pump()
+        else:
+            lane.waiting.discard(self.turn, self)
+        if not lane.open and not len(lane.waiting) and lanes.get(self._onward.link.remote) is lane:
+            del lanes[self._onward.link.remote]
 
 
 def on_extend(circuit: RelayCircuit, message: Extend, early: bool, now: float) -> None:  # noqa: FBT001
@@ -149,7 +159,7 @@ def on_extend(circuit: RelayCircuit, message: Extend, early: bool, now: float) -
         return
     lane = core.lanes.setdefault(link.remote, Lane())
     circuit.extension = Extension(circuit, message, digest, link, lane, now)
-    for refused in lane.waiting.add(turn_of(core, circuit.link), circuit.extension):
+    for refused in lane.waiting.add(circuit.extension.turn, circuit.extension):
         core.drops[Drop.QUEUE_FULL] += 1
         refused.refuse(now)
     lane.pump()

@@ -19,13 +19,17 @@ from tunnels.errors import RemoteError
 from tunnels.ids import CircuitId, CloseReason, Drop
 from tunnels.params import (
     ANSWER_LIFETIME,
+    BATCH_CELLS,
+    BODY_OFFSET,
+    CELL_SIZE,
     COUNTER_LIMIT,
     COUNTER_SEND_LIMIT,
+    HEADER_SIZE,
     MAX_EARLY,
     PAYLOAD_SIZE,
     REJECTED_INTERVAL,
 )
-from tunnels.wire.cell import NONCE_OFFSET, Command
+from tunnels.wire.cell import COUNTER_SHIFT, HEADER, NONCE_OFFSET, ZEROS, Command
 from tunnels.wire.fragments import Reassembler, Whole, parse_payload, split
 from tunnels.wire.link_messages import Created
 from tunnels.wire.messages import DropMessage, Ping, Pong, Truncate, Truncated, decode
@@ -35,10 +39,13 @@ if TYPE_CHECKING:
     from tunnels.circuit.extend import Extension
     from tunnels.crypto.handshake import HopKeys
     from tunnels.link.link import Link, Run
+    from tunnels.link.outbox import Train
     from tunnels.wire.messages import Message
 
 _RELAY: Final = int(Command.RELAY)
 _EARLY: Final = int(Command.EARLY)
+_put_header: Final = HEADER.pack_into
+"""What `Train.head` does, without the call and the address."""
 _COUNTER: Final = NONCE_OFFSET + 1
 """Where the six counter bytes stand in a header block (SPEC 2.1)."""
 
@@ -92,18 +99,28 @@ class RelayCircuit:
         self.link.send(self._created[1])
         return True
 
+    def forget_answers(self, now: float) -> None:
+        """Drop what was kept for repeated requests and is not good for them any more: 5 kB."""
+        if self._created is not None and now - self._created[2] > ANSWER_LIFETIME:
+            self._created = None
+        if self.extension is not None and self.extension.over(now):
+            self.extension = None
+
     # --- cells -------------------------------------------------------------------------------
 
     def on_cell(self, run: Run, command: int, counter: int, body: int, header: int) -> None:
         onward = self.onward
         if onward is None:
-            train = self.core.scratch
-        elif (session := onward.link.current) is None or (room := session.train()) is None:
+            train: Train | None = self.core.scratch
+        else:
+            session = onward.link.current
+            train = session and session.room
+            if train is None or train.count == BATCH_CELLS:
+                train = session and session.train()
+        if train is None:
             self.core.drops[Drop.LIMIT] += 1
             return
-        else:
-            train = room
-        place = train.place()
+        place = train.count * CELL_SIZE + BODY_OFFSET
         layer = self.layer
         result = layer.open_forward(
             run.at + body, run.headers_at + header + NONCE_OFFSET, counter, train.buffer, train.at, place
@@ -119,7 +136,9 @@ class RelayCircuit:
             if counter >= COUNTER_LIMIT:
                 self.core.drops[Drop.BAD_COUNTER] += 1
                 return
-            train.head(onward.out_id, command, counter)
+            _put_header(
+                train.headers, train.count * HEADER_SIZE, onward.out_id, command, counter << COUNTER_SHIFT, ZEROS
+            )
             train.count += 1
             self.cells += 1
             self.used = run.now

@@ -9,14 +9,12 @@ from tests.support.nodes import Node, RelayNode, World
 from tests.tunnels.circuit.test_origin import assert_nothing_left, closed, state_of
 from tunnels.circuit import extend as extend_module
 from tunnels.circuit.core import CircuitClosed, DatagramRejected, RelayCircuitClosed
-from tunnels.circuit.extend import Lane
 from tunnels.circuit.limits import RelayLimits
 from tunnels.circuit.origin import OriginCircuit, State
 from tunnels.circuit.relay import RelayCircuit
 from tunnels.crypto import onion
 from tunnels.crypto.handshake import HopKeys, OriginatorHandshake
 from tunnels.crypto.x25519 import KeyPair
-from tunnels.fair import FairQueue
 from tunnels.ids import CircuitId, CloseReason, Drop, RelayId
 from tunnels.params import ANSWER_LIFETIME, COUNTER_SEND_LIMIT, HANDSHAKE_TIMEOUT, MAX_OPEN_CREATES
 from tunnels.path.directory import Directory, RelayInfo
@@ -285,24 +283,20 @@ def test_a_relay_keeps_a_bounded_number_of_creates_towards_one_next_hop_and_the_
     run(main())
 
 
-def test_what_a_closed_circuit_left_in_a_queue_is_pushed_out_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_closed_circuit_left_in_a_queue_goes_with_it_and_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         monkeypatch.setattr(extend_module, "MAX_OPEN_CREATES", 1)
         world = World()
         relays = [world.relay() for _ in range(2)]
-        flood, honest = world.client(), world.client()
+        flood = world.client()
         await flood.build(relays)
         world.network.unplug(relays[1].address)
-        lane = relays[0].core.lanes[relays[1].info.link_key] = Lane()
-        lane.__dict__["waiting"] = FairQueue(2, 2)
         circuits = []
         for _ in range(3):
             circuits.append(flood.start(relays))
             await world.sleep(0.3)
-        circuits[2].close(CloseReason.REQUESTED, flood.driver.now())
-        flood.driver.wake()
-        await world.sleep(0.3)
-        assert len(lane.waiting) == 2
+        lane = relays[0].core.lanes[relays[1].info.link_key]
+        assert (lane.open, len(lane.waiting)) == (1, 2)
         truncated, said = RelayCircuit.truncated, []
 
         def watched(circuit: RelayCircuit, now: float, *, tell: bool) -> None:
@@ -310,10 +304,13 @@ def test_what_a_closed_circuit_left_in_a_queue_is_pushed_out_without_a_word(monk
             truncated(circuit, now, tell=tell)
 
         monkeypatch.setattr(RelayCircuit, "truncated", watched)
-        honest.start(relays)
-        await world.sleep(0.5)
-        assert relays[0].core.drops[Drop.QUEUE_FULL] == 1
+        for number, left in ((1, (1, 1)), (0, (1, 0)), (2, (0, 0))):
+            circuits[number].close(CloseReason.REQUESTED, flood.driver.now())
+            flood.driver.wake()
+            await world.sleep(0.3)
+            assert (lane.open, len(lane.waiting)) == left
         assert said == [], "nothing is written under wiped keys"
+        assert not relays[0].core.lanes
         world.close()
 
     run(main())

@@ -566,9 +566,7 @@ def reborn(world: World, relay: RelayNode) -> None:
     for link in list(engine_links):
         engine_links.close(link, now)
     core.events.clear()
-    for circuit in list(core.joined):
-        circuit.link.forget(circuit.forward_id, circuit.back_id)
-    core.joined.clear()
+    assert not len(core.joined)
     list(engine_links.drain())
 
 
