@@ -110,13 +110,13 @@ class RelayCircuit:
 
     def on_cell(self, run: Run, command: int, counter: int, body: int, header: int) -> None:
         onward = self.onward
+        train: Train | None
         if onward is None:
-            train: Train | None = self.core.scratch
-        else:
-            session = onward.link.current
-            train = session and session.room
-            if train is None or train.count == BATCH_CELLS:
-                train = session and session.train()
+            train = self.core.scratch
+        elif (session := onward.link.current) is None:
+            train = None
+        elif (train := session.room) is None or train.count == BATCH_CELLS:
+            train = session.train()
         if train is None:
             self.core.drops[Drop.LIMIT] += 1
             return

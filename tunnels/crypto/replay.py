@@ -11,17 +11,18 @@ from typing import Final
 
 from tunnels.params import COUNTER_LIMIT, REPLAY_WINDOW
 
-_MASK: Final = REPLAY_WINDOW - 1
+WINDOW_MASK: Final = REPLAY_WINDOW - 1
 _CLEAR: Final = bytes(REPLAY_WINDOW)
 
 
 class ReplayWindow:
     """Ask `fresh`, verify the tag, then `mark`: a cell that does not verify must change nothing."""
 
-    __slots__ = ("_seen", "last")
+    __slots__ = ("last", "seen")
 
     def __init__(self) -> None:
-        self._seen = bytearray(REPLAY_WINDOW)
+        self.seen: Final = bytearray(REPLAY_WINDOW)
+        """1 at `counter & WINDOWWINDOW_MASK` for each counter that was marked, of the last REPLAY_WINDOW."""
         self.last = -1
         """Highest counter marked, -1 before the first."""
 
@@ -29,7 +30,7 @@ class ReplayWindow:
         """Whether `counter` may still be accepted: above the window or in it and not seen."""
         if counter > self.last:
             return counter < COUNTER_LIMIT
-        return counter > self.last - REPLAY_WINDOW and not self._seen[counter & _MASK]
+        return counter > self.last - REPLAY_WINDOW and not self.seen[counter & WINDOW_MASK]
 
     def mark(self, counter: int) -> None:
         """Take note of a verified counter for which `fresh` was true."""
@@ -38,15 +39,15 @@ class ReplayWindow:
             self._forget(gap - 1)
         if gap > 0:
             self.last = counter
-        self._seen[counter & _MASK] = 1
+        self.seen[counter & WINDOW_MASK] = 1
 
     def _forget(self, skipped: int) -> None:
         """Clear the places of the `skipped` counters after `last`: they hold counters that leave the window now."""
         if skipped >= REPLAY_WINDOW:
-            self._seen[:] = _CLEAR
+            self.seen[:] = _CLEAR
             return
-        start = (self.last + 1) & _MASK
+        start = (self.last + 1) & WINDOW_MASK
         end = start + skipped
-        self._seen[start : min(end, REPLAY_WINDOW)] = _CLEAR[: min(end, REPLAY_WINDOW) - start]
+        self.seen[start : min(end, REPLAY_WINDOW)] = _CLEAR[: min(end, REPLAY_WINDOW) - start]
         if end > REPLAY_WINDOW:
-            self._seen[: end - REPLAY_WINDOW] = _CLEAR[: end - REPLAY_WINDOW]
+            self.seen[: end - REPLAY_WINDOW] = _CLEAR[: end - REPLAY_WINDOW]

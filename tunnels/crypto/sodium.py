@@ -15,7 +15,10 @@ import libnacl
 
 from tunnels.errors import LocalError
 
-_sodium = libnacl.nacl
+_sodium = ctypes.PyDLL(libnacl.nacl._name)  # noqa: SLF001 (the library that libnacl found)
+"""Keeps the interpreter's lock during a call: a call is shorter than handing the lock over, which every thread that
+waits for it would make us do twice a cell."""
+
 _P, _N, _IC = ctypes.c_void_p, ctypes.c_ulonglong, ctypes.c_uint32
 
 Buffer = bytearray | memoryview

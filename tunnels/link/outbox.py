@@ -8,12 +8,17 @@ call.
   memory  65 kB a train that is being filled; trains come from a pool and go back to it
 """
 
+from struct import Struct
 from typing import Final, Protocol
 
 from tunnels.crypto import sodium
 from tunnels.crypto.onion import WRAP_SLACK
-from tunnels.params import BATCH_CELLS, BODY_OFFSET, CELL_SIZE, HEADER_SIZE
+from tunnels.params import BATCH_CELLS, BODY_OFFSET, CELL_SIZE, HEADER_SIZE, INDEX_SIZE
 from tunnels.wire.cell import COUNTER_SHIFT, HEADER, NONCE_OFFSET, ZEROS
+
+_blocks: Final = Struct(f"{HEADER_SIZE}s").iter_unpack
+_put_head: Final = Struct(f"{INDEX_SIZE}s{HEADER_SIZE}s").pack_into
+"""Struct's C code, because slices cost three times as much."""
 
 
 class BlockCipher(Protocol):
@@ -58,12 +63,11 @@ class Train:
         count, buffer = self.count, self.buffer
         size = count * HEADER_SIZE
         cipher.update_into(memoryview(self.headers)[:size], scratch)
-        end = count * CELL_SIZE
         start = 0
-        for block in range(0, size, HEADER_SIZE):
-            buffer[start : start + BODY_OFFSET] = index + scratch[block : block + HEADER_SIZE]
+        for (block,) in _blocks(memoryview(scratch)[:size]):
+            _put_head(buffer, start, index, block)
             start += CELL_SIZE
-        return memoryview(buffer)[:end]
+        return memoryview(buffer)[:start]
 
 
 class TrainPool:
