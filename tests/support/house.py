@@ -18,9 +18,10 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("tunnels.wire", "tunnels.store", "tunnels.fair", "tunnels.timers"),
     ("tunnels.crypto",),
     ("tunnels.circuit", "tunnels.link", "tunnels.path", "tunnels.exit.policy"),
-    ("tunnels.engine", "tunnels.keeper"),
+    ("tunnels.engine", "tunnels.keeper", "tunnels.discovery"),
     (
         "tunnels.community",
+        "tunnels.walker",
         "tunnels.driver",
         "tunnels.endpoint",
         "tunnels.identity",
@@ -57,6 +58,7 @@ NATIVE: Final[Mapping[str, tuple[str, ...]]] = {
     "ipv8": (
         "tunnels.community",
         "tunnels.identity",
+        "tunnels.walker",
         "tunnels.endpoint",
         "tunnels.settings",
         "hidden.community",
@@ -75,7 +77,7 @@ NATIVE: Final[Mapping[str, tuple[str, ...]]] = {
 BROAD: Final[Mapping[str, str]] = {
     "node.cli": "loading a subcommand runs somebody else's code",
     "tunnels.community": "a callback is the application's code: its bug must not cost other circuits",
-    "tunnels.identity": "what a malformed key raises depends on the library below py-ipv8, and such a key signed nothing",
+    "tunnels.identity": "what a malformed key raises depends on the library below py-ipv8; such a key signed nothing",
     "tunnels.endpoint.batched": "outermost frame of a datagram: a listener's bug must not cost the rest of a train",
 }
 """Modules that may catch everything, once each, and why: above them there is only the event loop or the user."""
