@@ -71,7 +71,7 @@ class Move:
         token, old_token: of the PATH_CHALLENGE to that address, and of the one to the link's own.
         asked: seconds.
         answered: whether the right answer came from `address`.
-        refuted: whether the right answer came from the link's own address.
+        refuted: whether what was asked at the link's own address was answered.
     """
 
     address: Address
