@@ -51,7 +51,8 @@ class _Reporting(logging.Handler):
         self._launcher = launcher
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._launcher.report("warning", text=record.getMessage())
+        text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+        self._launcher.report("warning", text=f"{text}: {error!r}" if error else text)
 
 
 def run(main: Callable[[Launcher], Coroutine[Any, Any, None]]) -> None:
