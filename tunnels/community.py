@@ -15,11 +15,13 @@ import copy
 import hashlib
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ipv8.community import Community
+from ipv8.messaging.interfaces.udp.endpoint import Address as IPv8Address
 
 from tunnels.circuit.core import (
     CircuitClosed,
@@ -47,6 +49,8 @@ from tunnels.wire.messages import Datagram
 if TYPE_CHECKING:
     from tunnels.circuit.core import Event
     from tunnels.endpoint.face import CellPort
+
+logger: Final = logging.getLogger("tropea.tunnels")
 
 DataCallback = Callable[[OriginCircuit, Address, bytes], None]
 """callback(circuit, origin, payload): a datagram came back; origin is (host, port)."""
@@ -145,10 +149,10 @@ class TunnelCommunity(Community):
         if self._exit is not None:
             self._handlers[ExitDatagram] = self._exit.on_exit_datagram
             self._handlers[RelayCircuitClosed] = self._exit.on_relay_circuit_closed
-        self.logger = logging.getLogger("tropea.tunnels")
+        self.logger = _Demoted(logger, self.engine.core.drops)  # type: ignore[assignment]  # IPv8 calls methods only
         self.register_task("pool", self._tend, interval=POOL_INTERVAL, delay=0)
         if not self.settings.distinct_networks:
-            self.logger.warning("distinct_networks is off: two hops may share a network, for test networks only")
+            logger.warning("distinct_networks is off: two hops may share a network, for test networks only")
 
     def _drive(self, port: CellPort) -> Driver:
         try:
@@ -179,7 +183,7 @@ class TunnelCommunity(Community):
         if self._driver.closed:
             raise LocalError("the community was unloaded")
         if hops == 1:
-            self.logger.warning("circuits of one hop are not anonymous: the relay sees both ends")
+            logger.warning("circuits of one hop are not anonymous: the relay sees both ends")
         self._keeper.want(hops)
         self._tend()
 
@@ -290,13 +294,19 @@ class TunnelCommunity(Community):
         if (handler := self._handlers.get(type(event))) is not None:
             handler(event)
 
+    def on_packet(self, packet: tuple[IPv8Address, bytes], warn_unknown: bool = True) -> None:  # noqa: FBT001, FBT002
+        if len(packet[1]) > len(self._prefix):
+            super().on_packet(packet, warn_unknown)
+        else:  # py-ipv8 3.2 reads the byte behind the prefix before it looks whether there is one
+            self.engine.core.drops[Drop.WRONG_SIZE] += 1
+
     def _on_opened(self, event: CircuitOpened) -> None:
         for callback in tuple(self._opened_callbacks):
             self._call(callback, event.circuit)
 
     def _on_closed(self, event: CircuitClosed) -> None:
         self._keeper.ended(event.circuit, event.reason, event.culprit, self._driver.now())
-        self.logger.debug("a circuit of %d hops ended: %s", event.circuit.hops, event.reason.value)
+        logger.debug("a circuit of %d hops ended: %s", event.circuit.hops, event.reason.value)
         for callback in tuple(self._closed_callbacks):
             self._call(callback, event.circuit, event.reason)
         asyncio.get_running_loop().call_soon(self._tend)
@@ -316,7 +326,23 @@ class TunnelCommunity(Community):
             callback(*arguments)
         except Exception:
             # An application's mistake must not stop its own circuits, nor those of others that cross this node.
-            self.logger.exception("a callback of the application failed")
+            logger.exception("a callback of the application failed")
+
+
+class _Demoted(logging.LoggerAdapter[logging.Logger]):
+    """What IPv8 has to say of messages: counted, and logged for debugging only.
+
+    It warns of every malformed datagram, with the address it came from: a stranger would choose how much is logged.
+    """
+
+    def __init__(self, logger: logging.Logger, drops: Counter[Drop]) -> None:
+        super().__init__(logger, {})
+        self._drops: Final = drops
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if level > logging.DEBUG:
+            self._drops[Drop.MALFORMED] += 1
+        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)
 
 
 def _destination(address: object) -> Destination:
