@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.vectors import make_wire
+from tests.support import relays
+from tests.vectors import make_descriptor, make_wire
 from tunnels.errors import RemoteError
+from tunnels.identity import verify
 from tunnels.params import (
     CIRCUIT_REASSEMBLY,
     CIRCUIT_UNFINISHED,
@@ -20,7 +22,8 @@ from tunnels.params import (
     PAYLOAD_SIZE,
     SEALED_TEXT_SIZE,
 )
-from tunnels.wire import link_messages, messages
+from tunnels.path.descriptor import RelayDescriptor
+from tunnels.wire import directory_messages, link_messages, messages
 from tunnels.wire.cell import Command, pack_header, unpack_header
 from tunnels.wire.destination import Destination
 from tunnels.wire.fragments import Fragment, NodeBudget, Reassembler, parse_payload, split
@@ -28,7 +31,16 @@ from tunnels.wire.reader import Reader
 
 EXAMPLES = settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", settings().max_examples)))
 VECTORS = make_wire.load()
-TYPES = {**messages.FORWARD, **messages.BACKWARD}
+DIRECTORY = messages.table(
+    directory_messages.DigestRequest,
+    directory_messages.Digests,
+    directory_messages.BucketsRequest,
+    directory_messages.Descriptors,
+    directory_messages.Probe,
+    directory_messages.Vouched,
+)
+TYPES = {**messages.FORWARD, **messages.BACKWARD, **DIRECTORY}
+DESCRIPTORS = make_descriptor.load()
 
 
 def damaged(wires: list[bytes]) -> st.SearchStrategy[bytes]:
@@ -50,7 +62,9 @@ def filled(data: bytes, size: int) -> bytes:
     return (data + b"\xa5" * size)[:size]
 
 
-def wires(vectors: list[make_wire.MessageVector] | list[make_wire.DestinationVector]) -> list[bytes]:
+def wires(
+    vectors: list[make_wire.MessageVector] | list[make_wire.DirectoryVector] | list[make_wire.DestinationVector],
+) -> list[bytes]:
     return [bytes.fromhex(vector["hex"]) for vector in vectors]
 
 
@@ -61,7 +75,7 @@ def heads() -> Iterator[bytes]:
 
 blocks = st.binary(max_size=2 * HEADER_SIZE) | damaged([bytes.fromhex(each["hex"]) for each in VECTORS["headers"]])
 texts = (st.binary(max_size=64) | damaged(wires(VECTORS["link_messages"]))).map(lambda d: filled(d, SEALED_TEXT_SIZE))
-contents = st.binary(max_size=64) | damaged(wires(VECTORS["messages"]))
+contents = st.binary(max_size=64) | damaged(wires(VECTORS["messages"])) | damaged(wires(VECTORS["directory_messages"]))
 hosts = st.binary(max_size=32) | damaged(wires(VECTORS["destinations"]))
 payloads = (st.binary(max_size=32) | damaged(list(heads()))).map(lambda d: filled(d, PAYLOAD_SIZE))
 
@@ -105,6 +119,27 @@ def test_a_content_is_a_message_that_encodes_to_it_or_a_remote_error(message_typ
         message = messages.decode(message_type, content, TYPES)
         assert message_type == message.TYPE
         assert message.encode() == content or isinstance(message, messages.DropMessage)
+
+
+@st.composite
+def damaged_descriptors(draw: st.DrawFn) -> bytes:
+    """Damage anywhere, lengths above all: identity, addresses, policies and family stand behind fixed fields."""
+    wire = bytearray.fromhex(draw(st.sampled_from(DESCRIPTORS))["hex"])
+    for at, value in draw(st.lists(st.tuples(st.integers(0, len(wire) - 1), st.integers(0, 255)), max_size=4)):
+        wire[at] = value
+    return bytes(wire[: draw(st.none() | st.integers(0, len(wire)))]) + draw(st.binary(max_size=8))
+
+
+@EXAMPLES
+@given(damaged_descriptors() | st.binary(max_size=300))
+def test_a_descriptor_is_of_use_and_encodes_to_its_bytes_or_is_a_remote_error(data: bytes) -> None:
+    with contextlib.suppress(RemoteError):
+        descriptor = RelayDescriptor.decode(data)
+        assert descriptor.encode() == data
+        assert RelayDescriptor(**{n: getattr(descriptor, n) for n in descriptor.__dataclass_fields__}) == descriptor
+        assert descriptor.info.relay_id == descriptor.relay_id
+        descriptor.check(b"tropea", relays.NOW, verify)
+        assert data.hex() in [vector["hex"] for vector in DESCRIPTORS]
 
 
 @EXAMPLES

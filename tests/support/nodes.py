@@ -34,6 +34,7 @@ from tunnels.exit.policy import ExitPolicy
 from tunnels.ids import Address, RelayId
 from tunnels.params import CELL_SIZE
 from tunnels.path.directory import Directory, RelayInfo, relay_id_of
+from tunnels.timers import Timers
 from tunnels.wire.destination import Destination
 from tunnels.wire.messages import Datagram
 
@@ -188,12 +189,12 @@ class World:
         return node
 
     def client(self, address: Address | None = None, kem: Kem | None = None,
-               extra_roles: Iterable[Role] = ()) -> Node:  # fmt: skip
+               extra_roles: Iterable[Role] = (), timers: Timers | None = None) -> Node:  # fmt: skip
         """A node with circuits of its own only."""
         address = address or self.address()
         engine = Engine(network_id=self.network_id, rng=self.rng(), now=self.loop.time(), epoch=self.epoch, kem=kem,
                         directory=self.directory, limits=RelayLimits(private_addresses=True),
-                        extra_roles=extra_roles)  # fmt: skip
+                        extra_roles=extra_roles, timers=timers)  # fmt: skip
         node = Node(self, address, engine, 0.0)
         self.nodes.append(node)
         return node
