@@ -6,7 +6,6 @@ socket.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tunnels.circuit.core import Role
@@ -16,7 +15,7 @@ from tunnels.crypto.handshake import answer_create
 from tunnels.errors import RemoteError
 from tunnels.fair import FairQueue
 from tunnels.ids import CloseReason, Drop
-from tunnels.link.link import Link, LinkState
+from tunnels.link.link import Link
 from tunnels.params import RELAY_SHARES
 from tunnels.wire.cell import Command
 from tunnels.wire.link_messages import Create, Created, Destroy, LinkMessage
@@ -26,13 +25,34 @@ if TYPE_CHECKING:
 
     from tunnels.circuit.core import Core
     from tunnels.ids import CircuitId
+    from tunnels.link.link import Run
     from tunnels.link.links import Handler
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    link: Link
-    message: Create
+    """A CREATE in the queue, and the end of its circuit meanwhile: who gives it up takes it out."""
+
+    def __init__(self, creates: Creates, turn: Hashable, link: Link, message: Create) -> None:
+        self.turn: Final = turn
+        self.link: Final = link
+        self.message: Final = message
+        self._creates: Final = creates
+        link.outgoing[message.circuit_id] = self
+
+    def leave(self) -> None:
+        self.link.forget(0, self.message.circuit_id)
+
+    def on_cell(self, run: Run, command: int, counter: int, body: int, header: int) -> None:
+        """Never: it has no id of ours."""
+
+    def on_created(self, message: Created, now: float) -> None:
+        """Never, likewise."""
+
+    def on_destroy(self, now: float) -> None:
+        self._creates.give_up(self)
+
+    def on_link_down(self, now: float) -> None:
+        self._creates.give_up(self)
 
 
 class Creates:
@@ -41,7 +61,6 @@ class Creates:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._queue: FairQueue[_Waiting] = FairQueue()
-        self._by_id: dict[tuple[Link, CircuitId], _Waiting] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -50,36 +69,38 @@ class Creates:
         assert isinstance(message, Create)
         core = self._core
         live = link.outgoing.get(message.circuit_id)
+        if isinstance(live, _Waiting):
+            return  # repeated while it waits: one answer will do
         if live is not None:
             if not isinstance(live, RelayCircuit) or not live.answer_again(message.handshake, now):
                 core.drops[Drop.UNEXPECTED] += 1
             return
-        key = (link, message.circuit_id)
-        if key in self._by_id:
-            return  # repeated while it waits: one answer will do
         if core.relay_id is None or core.onion_keys is None:
             core.drops[Drop.REFUSED] += 1
             link.send(Destroy(message.circuit_id, None))
             return
-        waiting = _Waiting(link, message)
-        self._by_id[key] = waiting
-        for refused in self._queue.add(turn_of(core, link), waiting):
+        waiting = _Waiting(self, turn_of(core, link), link, message)
+        for refused in self._queue.add(waiting.turn, waiting):
             core.drops[Drop.QUEUE_FULL] += 1
-            self._refuse(refused)
+            refused.leave()
+            refused.link.send(Destroy(refused.message.circuit_id, None))
 
     def work(self, now: float) -> bool:
         """Answer one CREATE; False when none waits."""
         waiting = self._queue.pop()
         if waiting is None:
             return False
-        del self._by_id[waiting.link, waiting.message.circuit_id]
-        if waiting.link.state is LinkState.UP:
-            self._answer(waiting.link, waiting.message, now)
+        waiting.leave()
+        self._answer(waiting.link, waiting.message, now)
         return True
 
-    def _refuse(self, waiting: _Waiting) -> None:
-        del self._by_id[waiting.link, waiting.message.circuit_id]
-        waiting.link.send(Destroy(waiting.message.circuit_id, None))
+    def give_up(self, waiting: _Waiting) -> None:
+        """Nobody wants an answer any more.
+
+        Else a relay whose circuits ask and give up by turns had more waiting here than SPEC 7.7 lets it.
+        """
+        self._queue.discard(waiting.turn, waiting)
+        waiting.leave()
 
     def _answer(self, link: Link, message: Create, now: float) -> None:
         core = self._core
