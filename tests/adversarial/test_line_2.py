@@ -195,6 +195,21 @@ def test_a_cell_older_than_the_window_dies_at_the_next_hop(hop: int) -> None:
     on_scene(attack)
 
 
+@pytest.mark.parametrize("at", range(11, 16))
+def test_each_of_the_five_zero_bytes_of_a_header_is_looked_at(at: int) -> None:
+    """They are all that stands between a header block somebody altered and the circuit it then seems to name."""
+
+    async def attack(here: Scene) -> None:
+        session = here.circuit.link.current
+        assert session is not None
+        send_cell(here.client, here.circuit.link, here.circuit.out_id, Command.RELAY, 1, bytes(BODY_SIZE))
+        session.trains[-1].headers[at] = 1
+        await here.settle()
+        assert drops(here.relays[0]) == {Drop.BAD_HEADER: 1}
+
+    on_scene(attack)
+
+
 def test_a_cell_of_one_link_is_nothing_on_another() -> None:
     async def attack(here: Scene) -> None:
         with taken(here.world, here.nodes[0], here.nodes[1]) as wire:

@@ -30,7 +30,11 @@ WINDOW = 8
 HEAD = 64
 """Bytes in which a header block, a tag and a flag stand."""
 
-SAMPLE = re.compile(rb"(?=(\x5a.{7}))", re.DOTALL)
+TAIL = 40
+"""Bytes in which mac1 and mac2 stand."""
+
+SAMPLE = re.compile(rb"(?=([\0\x5a].{7}))", re.DOTALL)
+"""Zeros, and one byte for all others: what repeats at any length has it somewhere."""
 
 
 class Secrets:
@@ -122,13 +126,14 @@ def ids_found(captured: Capture, secrets: Secrets) -> list[int]:
 
 
 def repeated(captured: Capture) -> int:
-    """Windows behind the index that occur twice: all of those near the head, and of the rest those that begin with one
-    certain byte, wherever they stand.
+    """Windows behind the index that occur twice: all of those near either end, and of the rest those that begin with
+    one of two bytes, wherever they stand.
     """
     counts: Counter[bytes] = Counter()
     for datagram in captured.datagrams:
         counts.update(windows(datagram.data[4:HEAD], WINDOW))
-        counts.update(match.group(1) for match in SAMPLE.finditer(datagram.data, HEAD))
+        counts.update(match.group(1) for match in SAMPLE.finditer(datagram.data, HEAD, len(datagram.data) - TAIL))
+        counts.update(windows(datagram.data[-TAIL:], WINDOW))
     return counts.total() - len(counts)
 
 

@@ -206,6 +206,10 @@ def _itself(relays: list[RelayNode]) -> RelayInfo:
     return relays[1].info
 
 
+def _itself_under_another_link_key(relays: list[RelayNode]) -> RelayInfo:
+    return _known_to(relays[1], RelayInfo(relays[1].info.relay_id, b"e" * 32, b"e" * 32, (("127.9.9.9", 9),)))
+
+
 def _the_neighbour(relays: list[RelayNode]) -> RelayInfo:
     return relays[0].info
 
@@ -235,7 +239,15 @@ def _known_to(relay: RelayNode, info: RelayInfo) -> RelayInfo:
 
 @pytest.mark.parametrize(
     "whom",
-    [_itself, _the_neighbour, _a_stranger, _a_private_address, _its_own_link_key, _the_neighbours_link_key],
+    [
+        _itself,
+        _itself_under_another_link_key,
+        _the_neighbour,
+        _a_stranger,
+        _a_private_address,
+        _its_own_link_key,
+        _the_neighbours_link_key,
+    ],
     ids=lambda whom: whom.__name__.strip("_").replace("_", " "),
 )
 def test_a_relay_never_dials(whom: Whom) -> None:
