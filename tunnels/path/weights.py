@@ -32,7 +32,7 @@ from tunnels.params import (
 )
 from tunnels.path import saved
 
-_STEPS: Final = 1 << 52
+STEPS: Final = 1 << 52
 """A draw is one of this many equally likely fractions; times a weight, the largest is still below the weight."""
 
 
@@ -45,7 +45,7 @@ def draw(weights: Sequence[float], rng: Rng) -> int:
     sums = list(accumulate(weights))
     if not sums or not sums[-1] > 0:
         raise LocalError("nothing to draw from")
-    return bisect_right(sums, sums[-1] * (rng.below(_STEPS) / _STEPS))
+    return bisect_right(sums, sums[-1] * (rng.below(STEPS) / STEPS))
 
 
 @dataclass(frozen=True, slots=True)
