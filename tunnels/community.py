@@ -18,7 +18,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from ipv8.community import Community
 from ipv8.messaging.interfaces.udp.endpoint import Address as IPv8Address
@@ -32,21 +32,30 @@ from tunnels.circuit.core import (
     RelayCircuitClosed,
 )
 from tunnels.circuit.origin import OriginCircuit
+from tunnels.discovery import Discovery, Own
+from tunnels.discovery import Rules as DiscoveryRules
 from tunnels.driver import Driver
 from tunnels.endpoint.adapt import cell_port, families_of, unwrapped
 from tunnels.engine import Engine
 from tunnels.errors import CircuitClosedError, EndpointError, LocalError
 from tunnels.exit.gateway import ExitGateway
+from tunnels.identity import sign_with, verify
 from tunnels.ids import Address, CloseReason, Drop, RelayId
 from tunnels.keeper import PoolKeeper
-from tunnels.params import MAX_HOPS, POOL_INTERVAL
+from tunnels.params import MAX_HOPS, POOL_INTERVAL, WALK_INTERVAL
+from tunnels.path.descriptor import Capability
 from tunnels.path.directory import Directory, RelayInfo, relay_id_of
 from tunnels.path.select import Rules
 from tunnels.settings import RelayKeys, Settings, TunnelSettings, freeze
+from tunnels.timers import Timers
+from tunnels.walker import Walker
 from tunnels.wire.destination import Destination
 from tunnels.wire.messages import Datagram
 
 if TYPE_CHECKING:
+    from ipv8.keyvault.keys import PrivateKey
+    from ipv8.peer import Peer
+
     from tunnels.circuit.core import Event
     from tunnels.endpoint.face import CellPort
 
@@ -116,19 +125,26 @@ class TunnelCommunity(Community):
         if self.settings.is_relay:
             self.relay_keys = self.settings.relay_keys or RelayKeys.generate(wall, surroundings.rng)
             self.relay_id = relay_id_of(settings.my_peer.public_key.key_to_bin())
-        self.directory: Final = Directory(self.settings.relays)
         families = families_of(settings.endpoint)
+        timers = Timers()
+        self.discovery: Final = Discovery(
+            network_id=self.settings.network_id, verify=verify, own=self._own(settings),
+            configured=self.settings.relays, timers=timers, epoch=wall - now,
+            rules=DiscoveryRules(self.settings.min_relays, self.settings.min_relay_age, self.settings.min_sources,
+                                 self.settings.distinct_networks),
+        )  # fmt: skip
+        self.directory: Final = Directory(self.settings.relays)
         self.engine: Final = Engine(
             network_id=self.settings.network_id, rng=surroundings.rng, kem=surroundings.kem, now=now, epoch=wall - now,
             directory=self.directory, link_key=self.relay_keys.link if self.relay_keys else None,
             relay_id=self.relay_id, onion_keys=self.relay_keys.onion if self.relay_keys else None,
-            limits=self.settings.limits, families=families,
+            limits=self.settings.limits, families=families, timers=timers, extra_roles=self.discovery.roles(),
         )  # fmt: skip
         rules = Rules(
             distinct_networks=self.settings.distinct_networks, families=families,
             never=frozenset({self.relay_id} if self.relay_id else ()), private=self.settings.limits.private_addresses,
         )  # fmt: skip
-        self._keeper: Final = PoolKeeper(self.engine, self.settings.pool, rules, surroundings.rng)
+        self._keeper: Final = PoolKeeper(self.engine, self.discovery, self.settings.pool, rules, surroundings.rng)
         self._data_callbacks: list[DataCallback] = []
         self._rejected_callbacks: list[RejectedCallback] = []
         self._opened_callbacks: list[OpenedCallback] = []
@@ -149,7 +165,10 @@ class TunnelCommunity(Community):
         if self._exit is not None:
             self._handlers[ExitDatagram] = self._exit.on_exit_datagram
             self._handlers[RelayCircuitClosed] = self._exit.on_relay_circuit_closed
-        self.logger = _Demoted(logger, self.engine.core.drops)  # type: ignore[assignment]  # IPv8 calls methods only
+        self.logger = logging.getLogger("tropea.tunnels")
+        self._walker: Final = Walker(self, self.discovery, self.settings.bootstrap, surroundings.rng)
+        self.discovery.begin(self.engine, now)
+        self.register_task("walk", self._walk, interval=WALK_INTERVAL, delay=0)
         self.register_task("pool", self._tend, interval=POOL_INTERVAL, delay=0)
         if not self.settings.distinct_networks:
             logger.warning("distinct_networks is off: two hops may share a network, for test networks only")
@@ -186,6 +205,14 @@ class TunnelCommunity(Community):
             logger.warning("circuits of one hop are not anonymous: the relay sees both ends")
         self._keeper.want(hops)
         self._tend()
+
+    def add_relay(self, relay: RelayInfo) -> None:
+        """Believe in one more relay, as in those of the `relays` setting; what was known under its id is replaced.
+
+        Raises:
+            LocalError: another relay has its link key.
+        """
+        self.discovery.believe(relay)
 
     def active_data_circuits(self, hops: int | None = None) -> list[OriginCircuit]:
         """Open circuits of one hop count, or of all, best for new traffic first: the one that opened first and is not
@@ -290,7 +317,53 @@ class TunnelCommunity(Community):
             self.relay_keys.onion.rotate(self.engine.core.epoch + now)
         self._driver.wake()
 
+    def _own(self, settings: TunnelSettings) -> Own | None:
+        """What our introductions say of us; None when we are no relay."""
+        if self.relay_keys is None:
+            return None
+        ours = self.settings
+        capabilities = Capability.DIRECTORY | (Capability.EXIT if ours.limits.exits else Capability(0))
+        key = cast("PrivateKey", settings.my_peer.key)
+        return Own(
+            settings.my_peer.public_key.key_to_bin(), sign_with(key), self.relay_keys.link.public, ours.exit_policy,
+            capabilities, ours.relay_addresses, ours.bandwidth, ours.family,
+        )  # fmt: skip
+
+    def _walk(self) -> None:
+        if not self._driver.closed:
+            self._walker.step(self._driver.now())
+            self._driver.wake()
+
+    # --- IPv8's introductions (SPEC 12.2) -----------------------------------------------------------
+
+    def create_introduction_request(self, socket_address: Any, extra_bytes: bytes = b"", *args: Any,
+                                    **kwargs: Any) -> bytes:  # fmt: skip
+        return super().create_introduction_request(socket_address, extra_bytes or self._describe(), *args, **kwargs)
+
+    def create_introduction_response(self, lan_socket_address: Any, socket_address: Any, identifier: int,
+                                     introduction: Peer | None = None, extra_bytes: bytes = b"", *args: Any,
+                                     **kwargs: Any) -> bytes:  # fmt: skip
+        return super().create_introduction_response(
+            lan_socket_address, socket_address, identifier, introduction, extra_bytes or self._describe(), *args,
+            **kwargs,
+        )  # fmt: skip
+
+    def introduction_request_callback(self, peer: Peer, dist: Any, payload: Any) -> None:
+        self._introduced(payload.extra_bytes)
+
+    def introduction_response_callback(self, peer: Peer, dist: Any, payload: Any) -> None:
+        self._introduced(payload.extra_bytes)
+
+    def _describe(self) -> bytes:
+        return self.discovery.own_descriptor(self._driver.now()) or b""
+
+    def _introduced(self, descriptor: bytes) -> None:
+        if descriptor and not self._driver.closed:
+            self.discovery.introduced(descriptor, self._driver.now())
+            self._driver.wake()
+
     def _on_event(self, event: Event) -> None:
+        self.discovery.on_event(event, self._driver.now())
         if (handler := self._handlers.get(type(event))) is not None:
             handler(event)
 

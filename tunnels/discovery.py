@@ -7,8 +7,8 @@ the community's business; circuits are the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ from tunnels.params import (
     GOSSIP_INTERVAL,
     GOSSIP_JITTER,
     MAX_DESCRIPTOR_LIFETIME,
+    MAX_PROBES,
     MAX_UNREACHED,
     PROBE_INTERVAL,
     PROBE_TIMEOUT,
@@ -37,7 +38,7 @@ from tunnels.path.descriptors import DescriptorSet
 from tunnels.path.select import NoPathError, choose_path, networks_of
 from tunnels.path.select import Rules as PathRules
 from tunnels.path.views import Views
-from tunnels.wire.directory_messages import Probe, Vouched
+from tunnels.wire.directory_messages import Probe, Reach, Vouched
 
 if TYPE_CHECKING:
     from tunnels.circuit.core import Event
@@ -81,23 +82,38 @@ class Rules:
     distinct_networks: bool
 
 
+@dataclass(slots=True)
+class _Probing:
+    """A newcomer that is being reached.
+
+    Attributes:
+        until: seconds after which we begin anew.
+        asked: third relays that were asked so far.
+    """
+
+    until: float
+    asked: set[RelayId] = field(default_factory=set)
+
+
 class Discovery:
     """What a node knows of relays, and how it comes to know more.
 
     Args:
         own: what we say of ourselves; None for a node that is no relay.
+        configured: relays that are believed without asking anybody.
         verify: whether a descriptor is signed by its relay.
     """
 
     _engine: Engine
 
-    def __init__(self, *, network_id: bytes, verify: Verify, rules: Rules, own: Own | None, timers: Timers,
-                 epoch: float) -> None:  # fmt: skip
+    def __init__(self, *, network_id: bytes, verify: Verify, rules: Rules, own: Own | None,
+                 configured: Sequence[RelayInfo], timers: Timers, epoch: float) -> None:  # fmt: skip
         self.known: Final = DescriptorSet()
         self.views: Final = Views(rules.min_sources)
         self._network_id = network_id
         self._timers = timers
         self._epoch = epoch
+        self._configured = {relay.relay_id: relay for relay in configured}
         self._verify = verify
         self._fetcher = Fetcher(self.known, network_id, verify, timers, epoch, self._drop)
         self._rules = rules
@@ -109,9 +125,9 @@ class Discovery:
         """Relays that introduced themselves: to begin with, and (at a relay) to have reached."""
         self._asking: dict[OriginCircuit, Callable[[OriginCircuit, float], None]] = {}
         """Directory circuits that are being built, and what to do with each when it is open."""
-        self._probes: dict[RelayId, float] = {}
-        """Relays that are being reached, and until when."""
-        self._probed: dict[Link, float] = {}
+        self._probes: dict[RelayId, _Probing] = {}
+        self._obeyed: dict[Link, float] = {}
+        """When a PROBE that came over a link was last obeyed."""
         self._asked: dict[RelayId, float] = {}
         self._fetching: set[RelayId] = set()
         self.rounds = 0
@@ -173,21 +189,51 @@ class Discovery:
             self._introduced.pop(next(iter(self._introduced)))
         self._introduced[relay_id] = descriptor
 
+    def believe(self, relay: RelayInfo) -> None:
+        """Use `relay` from now on, without asking anybody.
+
+        Raises:
+            LocalError: another relay has its link key.
+        """
+        self._engine.core.directory.add(relay)
+        self._configured[relay.relay_id] = relay
+
     def usable(self, now: float) -> list[RelayInfo]:
-        """The relays that circuits for data may use: all that a relay serves, what a client's sources agree on."""
+        """The relays that circuits for data may use: the configured ones, and all that a relay serves or what a
+        client's sources agree on.
+        """
+        found = {relay.relay_id: relay for relay in self._found(now)}
+        return list((found | self._configured).values())
+
+    def _found(self, now: float) -> list[RelayInfo]:
         if self._own is not None:
             return [descriptor.info for descriptor in self.known if descriptor.relay_id != self._engine.core.relay_id]
+        if self._trouble(now):
+            return []
         agreed = self.views.agreed(min_age=self._rules.min_age, now=self._epoch + now)
         return [descriptor.info for descriptor in self.known if descriptor.relay_id in agreed]
 
     def trouble(self, now: float) -> str:
-        """Why no circuits for data should be built, empty when they may."""
+        """Why there is nobody to build circuits over, empty when there is."""
+        return "" if self._configured else self._trouble(now)
+
+    def _trouble(self, now: float) -> str:
         if self._own is not None:
             return "" if len(self.known) else "no other relay is known yet: set bootstrap to the address of one"
         if not len(self.known) and not self._introduced:
             return "no relay has answered yet: set bootstrap to the address of one"
         wall = self._epoch + now
         return self.views.trouble(min_relays=self._rules.min_relays, min_age=self._rules.min_age, now=wall)
+
+    @property
+    def is_relay(self) -> bool:
+        return self._own is not None
+
+    def hungry(self, now: float) -> bool:
+        """Whether more introductions are wanted: a relay always takes part, a client stops when it knows its sources."""
+        if self._own is not None:
+            return len(self.known) <= FETCH_SOURCES
+        return len(self._introduced) + len(self._asked) < FETCH_SOURCES or bool(self.trouble(now))
 
     def on_event(self, event: Event, now: float) -> None:
         """A circuit of ours with the purpose DIRECTORY opened or closed."""
@@ -223,7 +269,7 @@ class Discovery:
         """A client's round; whether the next should come soon."""
         wall = self._epoch + now
         candidates = [*self._introduced.values(), *(d for d in self.known if Capability.DIRECTORY in d.capabilities)]
-        in_trouble = bool(self.trouble(now))
+        in_trouble = bool(self._trouble(now))
         lasts = TROUBLED_FETCH_INTERVAL if in_trouble else CLIENT_FETCH_INTERVAL
         fresh = {source for source, asked in self._asked.items() if wall - asked < lasts}
         taken = {network for d in candidates if d.relay_id in fresh for network in networks_of(d.info)}
@@ -298,54 +344,78 @@ class Discovery:
     # --- newcomers (SPEC 11.3) ------------------------------------------------------------------------
 
     def _reach_newcomers(self, now: float) -> None:
-        """Have every relay that introduced itself reached by a third one, or by us when there is none."""
-        self._probes = {relay_id: until for relay_id, until in self._probes.items() if until > now}
-        for relay_id, descriptor in list(self._introduced.items()):
-            if relay_id in self._probes:
-                continue
-            self._probes[relay_id] = now + PROBE_TIMEOUT
-            third = [d for d in self.known if d.relay_id not in (relay_id, self._engine.core.relay_id)]
-            if not third:
-                self._try(descriptor, now, partial(self._tried, descriptor))
-                continue
-            chosen = third[self._engine.core.rng.below(len(third))]
-            self._open((chosen.info,), now, partial(self._send_probe, Probe(descriptor.encode())))
+        """Have every relay that introduced itself reached."""
+        for relay_id, probe in list(self._probes.items()):
+            if now >= probe.until or relay_id not in self._introduced:
+                del self._probes[relay_id]
+        for relay_id in self._introduced:
+            if relay_id not in self._probes:
+                self._probes[relay_id] = _Probing(now + PROBE_TIMEOUT)
+                self._reach(relay_id, now)
+
+    def _reach(self, relay_id: RelayId, now: float) -> None:
+        """Ask a third relay, one that was not asked yet, or try ourselves when there is none."""
+        probe, descriptor = self._probes[relay_id], self._introduced[relay_id]
+        passed_over = {relay_id, self._engine.core.relay_id, *probe.asked}
+        thirds = [d for d in self.known if d.relay_id not in passed_over]
+        if not thirds or len(probe.asked) == MAX_PROBES:
+            self._try(descriptor, now, lambda reach, then: self._reached(relay_id, reach, then), alone=True)
+            return
+        third = thirds[self._engine.core.rng.below(len(thirds))]
+        probe.asked.add(third.relay_id)
+        self._open((third.info,), now, partial(self._send_probe, Probe(descriptor.encode())))
 
     @staticmethod
     def _send_probe(message: Probe, circuit: OriginCircuit, now: float) -> None:
         circuit.send(message, now)
 
-    def _tried(self, descriptor: RelayDescriptor, reached: bool, _now: float) -> None:  # noqa: FBT001
-        self._vouched(descriptor, reached=reached)
+    def _on_vouched(self, circuit: OriginCircuit, hop: int, message: Vouched, now: float) -> None:
+        probe = self._probes.get(message.relay_id)
+        if probe is None or hop or circuit.path[0].relay_id not in probe.asked:
+            self._drop(Drop.UNEXPECTED)
+        else:
+            self._reached(message.relay_id, message.reach, now)
+        circuit.close(CloseReason.REQUESTED, now)
+
+    def _reached(self, relay_id: RelayId, reach: Reach, now: float) -> None:
+        descriptor = self._introduced.get(relay_id)
+        if descriptor is None or relay_id not in self._probes:
+            return  # somebody else served it in the meantime
+        if reach is Reach.CANNOT_TELL:
+            self._reach(relay_id, now)
+            return
+        del self._probes[relay_id]
+        del self._introduced[relay_id]
+        if reach is Reach.REACHED and self.known.add(descriptor):
+            self._use(descriptor)
 
     def _on_probe(self, circuit: RelayCircuit, message: Probe, _early: bool, now: float) -> None:  # noqa: FBT001
         core = self._engine.core
         link = circuit.link
-        asked = self._probed.get(link, now - PROBE_INTERVAL)
-        if core.directory.by_link_key(link.remote) is None or now - asked < PROBE_INTERVAL:
-            core.drops[Drop.REFUSED] += 1
+        self._obeyed = {known: when for known, when in self._obeyed.items() if now - when < PROBE_INTERVAL}
+        if core.directory.by_link_key(link.remote) is None or link in self._obeyed:
+            self._drop(Drop.REFUSED)
             return
-        self._probed = {known: when for known, when in self._probed.items() if now - when < PROBE_INTERVAL}
-        self._probed[link] = now
+        self._obeyed[link] = now
         try:
             descriptor = RelayDescriptor.decode(message.descriptor)
             descriptor.check(self._network_id, self._epoch + now, self._verify)
         except RemoteError:
-            core.drops[Drop.MALFORMED] += 1
+            self._drop(Drop.MALFORMED)
             return
-
-        def answer(reached: bool, then: float) -> None:  # noqa: FBT001
-            self._engine.send_backward(circuit, Vouched(reached, descriptor.relay_id), then)
-
-        self._try(descriptor, now, answer, for_others=True)
+        relay_id = descriptor.relay_id
+        self._try(
+            descriptor, now, lambda reach, then: self._engine.send_backward(circuit, Vouched(reach, relay_id), then),
+            alone=False,
+        )  # fmt: skip
 
     def _try(
-        self, descriptor: RelayDescriptor, now: float, done: Callable[[bool, float], None], *, for_others: bool = False
+        self, descriptor: RelayDescriptor, now: float, done: Callable[[Reach, float], object], *, alone: bool
     ) -> None:
         """Open a link to a relay, and say whether it came up.
 
         Args:
-            for_others: insist that it was we who opened it; else a link that came from the claimed address will do.
+            alone: nobody else can be asked: then a link that came from the claimed address will do.
         """
         core = self._engine.core
         try:
@@ -353,32 +423,19 @@ class Discovery:
             link = core.links.dial(descriptor.link_key, address, now) if address is not None else None
         except (LocalError, ValueError):
             link = None
-        if link is None:
-            self._timers.at(now, lambda then: done(False, then))
-            return
         deadline = now + PROBE_TIMEOUT / 2
 
         def look(then: float) -> None:
-            up = link.current is not None and (link.current.initiator or (link.address == address and not for_others))
-            if up or link.state is LinkState.DOWN or then >= deadline:
-                done(up, then)
-            else:
+            if link is None or link.state is LinkState.DOWN or then >= deadline:
+                done(Reach.NOT_REACHED, then)
+            elif link.current is None:
                 self._timers.at(then + DISCOVERY_INTERVAL / 4, look)
+            elif link.current.initiator or (alone and link.address == address):
+                done(Reach.REACHED, then)
+            else:
+                done(Reach.NOT_REACHED if alone else Reach.CANNOT_TELL, then)
 
-        look(now)
-
-    def _on_vouched(self, circuit: OriginCircuit, hop: int, message: Vouched, now: float) -> None:
-        descriptor = self._introduced.get(message.relay_id)
-        if hop or descriptor is None or circuit.purpose is not Purpose.DIRECTORY:
-            self._engine.core.drops[Drop.UNEXPECTED] += 1
-        else:
-            self._vouched(descriptor, reached=message.reached)
-        circuit.close(CloseReason.REQUESTED, now)
-
-    def _vouched(self, descriptor: RelayDescriptor, *, reached: bool) -> None:
-        self._introduced.pop(descriptor.relay_id, None)
-        if reached and self.known.add(descriptor):
-            self._use(descriptor)
+        self._timers.at(now, look)
 
     # --- small things -----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnels.circuit.origin import State
 from tunnels.ids import CloseReason
@@ -18,9 +18,12 @@ from tunnels.path.pool import Build, PooledCircuit, for_new_traffic, plan
 from tunnels.path.select import NoPathError, choose_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tunnels.circuit.origin import OriginCircuit
     from tunnels.engine import Engine
     from tunnels.ids import RelayId, Rng
+    from tunnels.path.directory import RelayInfo
     from tunnels.path.pool import PoolLimits
     from tunnels.path.select import Rules
 
@@ -53,9 +56,20 @@ class _Record:
         return self.no_path or self.failure
 
 
+class RelaySource(Protocol):
+    """Whoever knows relays, such as `discovery.Discovery`."""
+
+    def usable(self, now: float) -> Sequence[RelayInfo]:
+        """Those that circuits may use."""
+
+    def trouble(self, now: float) -> str:
+        """Why there are none, for people; empty when there are."""
+
+
 class PoolKeeper:
-    def __init__(self, engine: Engine, limits: PoolLimits, rules: Rules, rng: Rng) -> None:
+    def __init__(self, engine: Engine, source: RelaySource, limits: PoolLimits, rules: Rules, rng: Rng) -> None:
         self._engine: Final = engine
+        self._source: Final = source
         self._limits: Final = limits
         self._rules: Final = rules
         self._rng: Final = rng
@@ -134,9 +148,10 @@ class PoolKeeper:
         self._avoid = {relay: until for relay, until in self._avoid.items() if until > now}
         record = self._wanted[hops]
         try:
-            path = choose_path(self._engine.core.directory, hops, self._rng, self._rules, exits=True, avoid=self._avoid)
+            relays = self._source.usable(now)
+            path = choose_path(relays, hops, self._rng, self._rules, exits=True, avoid=self._avoid)
         except NoPathError as error:
-            record.no_path = str(error)
+            record.no_path = self._source.trouble(now) or str(error)
             record.build_from = now + error.retry_after
             return
         record.no_path = ""

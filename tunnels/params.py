@@ -148,6 +148,48 @@ CIRCUIT_REASSEMBLY: Final = 131072
 REASSEMBLY_TIMEOUT: Final = 10.0
 """Seconds after the newest fragment (SPEC 8.2)."""
 
+MAX_PACKET: Final = WHOLE_SIZE
+"""Bytes of a packet, that is of the content of one STREAMS message: 1208, never cut into fragments (SPEC 13.1)."""
+
+MAX_PACKET_NUMBER: Final = (1 << 32) - 1
+"""Packet numbers have 32 bits and do not wrap: 4.8 TiB (SPEC 13.1)."""
+
+MAX_STREAM_ID: Final = (1 << 32) - 1
+"""SPEC 13.2."""
+
+MAX_STREAM_SIZE: Final = (1 << 62) - 1
+"""Bytes of one direction of a stream (SPEC 13.2; RFC 9000 19.8)."""
+
+INITIAL_STREAMS: Final = 1024
+"""Streams each end may open before it hears MAX_STREAMS (SPEC 13.4)."""
+
+INITIAL_STREAM_CREDIT: Final = 256 << 10
+"""Bytes each end may send on a stream before it hears MAX_STREAM_DATA (SPEC 13.4): five times the first flight."""
+
+INITIAL_CREDIT: Final = 1 << 20
+"""Bytes each end may send on all streams before it hears MAX_DATA (SPEC 13.4)."""
+
+MAX_QUERIES: Final = 64
+"""RESOLVEs of one end that wait for their RESOLVED (SPEC 13.6)."""
+
+MAX_ANSWERS: Final = 16
+"""Addresses or names in one RESOLVED (SPEC 13.6)."""
+
+MAX_RESOLVED_SIZE: Final = 1024
+"""Bytes of a RESOLVED frame, so that it shares a packet with an ACK (SPEC 13.6)."""
+
+MAX_ACK_RANGES: Final = 32
+"""Ranges of an ACK (SPEC 13.5): 259 bytes.  At 2 % loss they reach back 1600 packets, a hundred ACKs."""
+
+ACK_EVERY: Final = 16
+"""Packets that one ACK waits for at most (SPEC 13.5).  Each ACK costs a whole cell at every relay: 1/16 of the data."""
+
+ACK_DELAY: Final = 0.025
+"""Seconds an ACK waits at most (SPEC 13.5; RFC 9000 18.2, max_ack_delay)."""
+
+ACK_DELAY_UNIT: Final = 0.0001
+"""Seconds in which an ACK counts its own delay (SPEC 13.5)."""
+
 MAX_NETWORK_ID: Final = 32
 """Bytes of a network id (SPEC 1)."""
 
@@ -379,7 +421,7 @@ EXIT_READS: Final = 32
 REAP_INTERVAL: Final = 5.0
 """Seconds between looks at the circuits of others for ones that are over their limits."""
 
-NO_PATH_RETRY: Final = 5.0
+NO_PATH_RETRY: Final = 1.0
 """Seconds after which a path is looked for again when the known relays made none."""
 
 PATH_DRAWS: Final = 20_000
@@ -474,6 +516,9 @@ PROBE_INTERVAL: Final = 1.0
 PROBE_TIMEOUT: Final = 25.0
 """Seconds for a circuit, a link and an answer, each of which may need its retries."""
 
+MAX_PROBES: Final = 3
+"""Third relays that are asked to reach a newcomer (SPEC 11.3)."""
+
 MAX_UNREACHED: Final = 256
 """Introduced relays that wait to be reached."""
 
@@ -488,7 +533,7 @@ CLIENT_FETCH_INTERVAL: Final = 3600.0
 DISCOVERY_INTERVAL: Final = 1.0
 """Seconds between looks at what there is to discover while too little is known; GOSSIP_INTERVAL afterwards."""
 
-TROUBLED_FETCH_INTERVAL: Final = 10.0
+TROUBLED_FETCH_INTERVAL: Final = 4.0
 """Seconds after which a client asks a source again while it knows too few relays or its sources disagree."""
 
 # --- Ours: which relays are used ---------------------------------------------------------------
@@ -647,3 +692,82 @@ BUILD_RECENT: Final = 20
 
 BUILD_MAX_RECENT_TIMEOUTS: Final = 18
 """... and timeouts among them at which all that was learned is dropped (cbtmaxtimeouts)."""
+
+WALK_INTERVAL: Final = 1.0
+"""Seconds between IPv8 introductions that a node asks for while it knows too few relays."""
+
+WALK_INTERVAL_FED: Final = 30.0
+"""Seconds between introductions that a relay asks for when it knows enough, so that newcomers are noticed."""
+
+INITIAL_RTT: Final = 0.333
+"""Seconds, before the first sample (RFC 9002 6.2.2)."""
+
+TIMER_GRANULARITY: Final = 0.001
+"""Seconds (RFC 9002 6.1.2): an event loop is no finer."""
+
+PACKET_THRESHOLD: Final = 3
+"""Later packets that were acknowledged when one counts as lost (RFC 9002 6.1.1)."""
+
+MAX_PACKET_THRESHOLD: Final = 128
+"""What PACKET_THRESHOLD grows to on a path that reorders: one that was called lost and came after all teaches it."""
+
+TIME_THRESHOLD: Final = 9 / 8
+"""Round trips after which a packet below an acknowledged one counts as lost (RFC 9002 6.1.2)."""
+
+PERSISTENT_CONGESTION: Final = 3
+"""Probe timeouts in which everything was lost (RFC 9002 7.6.1)."""
+
+MAX_PROBE_TIMEOUT: Final = 30.0
+"""Seconds the probe timeout doubles up to: the circuit's own PING gives up after 40."""
+
+PROBES: Final = 2
+"""Packets of one probe timeout (RFC 9002 6.2.4)."""
+
+MAX_LATE: Final = 1024
+"""Packets called lost whose late acknowledgement is still recognised."""
+
+SKIP_EVERY: Final = 512
+"""A sender leaves out one packet number in 64 to 2 * 512 - 64, at random: who acknowledges it did not read (RFC 9000
+21.4)."""
+
+ACK_START: Final = 64
+"""Packets of a circuit that are acknowledged every ACK_START_EVERY: the far end is still looking for its rate."""
+
+ACK_START_EVERY: Final = 4
+
+ACK_MIN_DELAY: Final = 0.002
+"""Seconds an ACK waits at least when its packet is alone: an answer may carry it."""
+
+RECEIVED_RANGES: Final = 64
+"""Ranges of packet numbers a receiver remembers; what is below the oldest counts as seen."""
+
+INITIAL_WINDOW: Final = 32
+"""Cells of the first flight: 43 kB (RFC 9002 7.2 has 10 packets of 1200; CDNs send 30 to 60)."""
+
+MIN_WINDOW: Final = 4
+"""Cells (BBR: BBRMinPipeCwnd; RFC 9002 7.2 has 2)."""
+
+PACING_QUANTUM: Final = 0.001
+"""Seconds of its rate that a sender lets go at once: the granularity of an event loop."""
+
+MAX_WINDOW: Final = 16 << 20
+"""Bytes of receive credit, of a stream and of all of a circuit, where the reader keeps up: 200 Mbit/s times 400 ms is
+10 MB.  It starts at the initial credit and doubles when half of it was read within two round trips."""
+
+SEND_BUFFER: Final = 256 << 10
+"""Bytes a stream keeps for sending while the congestion window is small; twice that window when it is larger."""
+
+TOTAL_SEND_BUFFER: Final = 1 << 20
+"""Bytes all streams of a circuit keep for sending, likewise..."""
+
+STREAM_SHARE: Final = 4096
+"""... but every stream may keep this many, so that none waits for others: 4 MB for 1024 streams."""
+
+MAX_GAPS: Final = 1024
+"""Gaps in what a stream has received; a packet that would make one more is treated as lost."""
+
+TOTAL_GAPS: Final = 4096
+"""The same for all streams of a circuit."""
+
+MAX_EVENTS: Final = 8192
+"""Events of one circuit that nobody fetched.  More can only come from opens and resets of the far end: it is closed."""

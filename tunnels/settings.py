@@ -18,8 +18,8 @@ from tunnels.circuit.limits import RelayLimits
 from tunnels.crypto.onion_keys import OnionKeys
 from tunnels.crypto.x25519 import KeyPair
 from tunnels.exit.policy import ExitPolicy
-from tunnels.ids import Address, Rng
-from tunnels.params import MAX_NETWORK_ID
+from tunnels.ids import Address, RelayId, Rng
+from tunnels.params import MAX_FAMILY, MAX_NETWORK_ID, RELAY_ID_SIZE
 from tunnels.path.directory import RelayInfo, check_address
 from tunnels.path.pool import PoolLimits
 from tunnels.surroundings import Surroundings
@@ -51,12 +51,19 @@ class TunnelSettings(CommunitySettings):
         max_time_inactive: seconds without use after which a circuit above min_circuits is closed, and without a cell
             after which one of somebody else's is.
         max_traffic: bytes after which a circuit is closed, ours once its successor is open.
-        relays: those we may use, as `RelayInfo` or as the dictionaries `RelayInfo.to_dict` makes.
+        bootstrap: (host, port) pairs of nodes to meet first; any relay serves.  Nothing is contacted by default.
+        relays: those we may use besides the ones found, as `RelayInfo` or as the dictionaries `RelayInfo.to_dict`
+            makes.
+        min_relays: relays below which no circuits are built from what was found.
+        min_relay_age: seconds a found relay must have been known before it is used.
+        min_sources: directory sources that must have shown it.
         distinct_networks: False lets two hops share a /16; for test networks, and said aloud at start.
 
     Relaying for others
         relay_addresses: (host, port) pairs at which others reach us; a node without any is no relay.
         max_joined_circuits: circuits of others at one time.
+        bandwidth: KiB/s we claim to forward.
+        family: relay ids of the same owner, in hex: no circuit uses two of a family where each names the other.
         relay_keys: to keep across restarts; made fresh when None.
         private_addresses: relays at private and loopback addresses may be dialled; for test networks.
 
@@ -83,7 +90,13 @@ class TunnelSettings(CommunitySettings):
     exit_single_hop: bool = False
     nameservers: tuple[Address, ...] | None = None
     network_id: str = "tropea"
+    bootstrap: Iterable[Address] = ()
     relays: Iterable[RelayInfo | dict[str, Any]] = ()
+    min_relays: int = 3
+    min_relay_age: float = 3600.0
+    min_sources: int = 2
+    bandwidth: int = 1024
+    family: Iterable[str] = ()
     relay_addresses: Iterable[Address] = ()
     relay_keys: RelayKeys | None = None
     private_addresses: bool = False
@@ -101,7 +114,13 @@ class Settings:
     exit_private: bool
     nameservers: tuple[Address, ...] | None
     network_id: bytes
+    bootstrap: tuple[Address, ...]
     relays: tuple[RelayInfo, ...]
+    min_relays: int
+    min_relay_age: float
+    min_sources: int
+    bandwidth: int
+    family: tuple[RelayId, ...]
     relay_addresses: tuple[Address, ...]
     relay_keys: RelayKeys | None
     distinct_networks: bool
@@ -157,7 +176,13 @@ def freeze(settings: TunnelSettings) -> Settings:
         exit_private=_flag(settings, "exit_private"),
         nameservers=None if settings.nameservers is None else _addresses(settings, "nameservers"),
         network_id=name.encode(),
+        bootstrap=_addresses(settings, "bootstrap"),
         relays=_relays(settings),
+        min_relays=_whole(settings, "min_relays", 1),
+        min_relay_age=_number(settings, "min_relay_age", 0),
+        min_sources=_whole(settings, "min_sources", 1),
+        bandwidth=_whole(settings, "bandwidth", 0),
+        family=_family(settings),
         relay_addresses=addresses,
         relay_keys=keys,
         distinct_networks=_flag(settings, "distinct_networks"),
@@ -236,6 +261,21 @@ def _addresses(settings: TunnelSettings, name: str) -> tuple[Address, ...]:
             raise ValueError(f"{name} has {entry!r}: {error}") from None
         found.append(address)
     return tuple(dict.fromkeys(found))
+
+
+def _family(settings: TunnelSettings) -> tuple[RelayId, ...]:
+    members = []
+    for entry in _each(settings, "family", "relay ids in hex"):
+        try:
+            member = bytes.fromhex(entry)
+        except (ValueError, TypeError):
+            member = b""
+        if len(member) != RELAY_ID_SIZE:
+            raise ValueError(f"family has {entry!r}; it must be a relay id of {2 * RELAY_ID_SIZE} hex digits")
+        members.append(RelayId(member))
+    if len(members) > MAX_FAMILY:
+        raise ValueError(f"family has {len(members)} members; it must have {MAX_FAMILY} at most")
+    return tuple(members)
 
 
 def _relays(settings: TunnelSettings) -> tuple[RelayInfo, ...]:

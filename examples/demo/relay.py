@@ -34,7 +34,7 @@ async def main(launcher: Launcher) -> None:
         async for order in launcher.orders():
             if order["kind"] == "meet":
                 for info in order["relays"]:
-                    relay.directory.add(RelayInfo.from_dict(info))
+                    relay.add_relay(RelayInfo.from_dict(info))
             else:
                 numbers = relay.statistics()
                 launcher.report("account", circuits=numbers.joined_circuits, cells=numbers.cells_relayed)

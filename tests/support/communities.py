@@ -109,7 +109,7 @@ class Communities:
         for one in self.all:
             for info in self.infos:
                 if one.relay_info is not None and one.community_id == relay.community_id:
-                    one.directory.add(info)
+                    one.add_relay(info)
         return relay
 
     async def relays(self, number: int, *, exits: int, **fields: Any) -> list[TunnelCommunity]:

@@ -17,7 +17,7 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("tunnels.errors", "tunnels.params", "tunnels.ids"),
     ("tunnels.wire", "tunnels.store", "tunnels.fair", "tunnels.timers"),
     ("tunnels.crypto",),
-    ("tunnels.circuit", "tunnels.link", "tunnels.path", "tunnels.exit.policy"),
+    ("tunnels.circuit", "tunnels.link", "tunnels.path", "tunnels.stream", "tunnels.exit.policy"),
     ("tunnels.engine", "tunnels.keeper", "tunnels.discovery"),
     (
         "tunnels.community",

@@ -118,13 +118,15 @@ def test_before_build_tunnels_and_without_relays_nothing_is_ready_and_the_reason
         assert client.why_not_ready() == client.why_not_ready(3) == "call build_tunnels(3) first"
         client.build_tunnels(3)
         assert client.tunnels_ready() == 0.0
-        assert client.why_not_ready().startswith("0 of 3 hops: no relays are known; the next try is in")
+        assert client.why_not_ready().startswith(
+            "no relay has answered yet: set bootstrap to the address of one; the next try is in"
+        )
         await world.relays(2, exits=1)
         for info in world.infos:
-            client.directory.add(info)
+            client.add_relay(info)
         await asyncio.sleep(6)
         assert client.why_not_ready().startswith("0 of 3 hops: only 2 relays are known")
-        client.directory.add((await world.relay()).relay_info)  # type: ignore[arg-type]
+        client.add_relay((await world.relay()).relay_info)  # type: ignore[arg-type]
         await world.until(client.tunnels_ready)
         assert client.why_not_ready() == ""
         await world.close()
@@ -700,7 +702,7 @@ def test_ipv8s_loader_makes_our_class_under_a_name_of_its_own_and_its_settings_a
         assert isinstance(loaded, TunnelCommunity)
         assert TunnelCommunity.__module__ == "tunnels.community"
         assert (loaded.settings.pool.min_circuits, loaded.settings.network_id) == (1, b"loaded")
-        assert loaded.why_not_ready().startswith("0 of 2 hops: no relays are known")
+        assert loaded.why_not_ready().startswith("no relay has answered yet: set bootstrap")
         await ipv8.stop()
 
     asyncio.run(main())

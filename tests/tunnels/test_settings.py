@@ -43,6 +43,12 @@ RIGHT: Final[dict[str, list[tuple[Any, Any]]]] = {
     "relay_addresses": [((), ()), ([list(HERE)], (HERE,)), ((HERE, HERE), (HERE,)), ([("::1", 1)], (("::1", 1),))],
     "relay_keys": [(None, None), (KEYS, KEYS)],
     "surroundings": [(AROUND, AROUND)],
+    "bootstrap": [((), ()), ([list(HERE)], (HERE,)), ((HERE, HERE), (HERE,))],
+    "min_relays": [(1, 1), (100, 100)],
+    "min_relay_age": [(0, 0.0), (3600, 3600.0)],
+    "min_sources": [(1, 1), (3, 3)],
+    "bandwidth": [(0, 0), (10**6, 10**6)],
+    "family": [((), ()), (["ab" * 32], (bytes([0xAB]) * 32,))],
 }
 
 
@@ -86,6 +92,12 @@ WRONG: Final[dict[str, tuple[list[Any], str]]] = {
     "relay_addresses": ([5, None, "192.0.2.1:8090", {}], "it must be a list of (numeric address, port) pairs"),
     "relay_keys": ([b"x", "x", 5], "it must be a RelayKeys or None"),
     "surroundings": ([b"x", 5, StreamRng(bytes(32))], "it must be a Surroundings or None"),
+    "bootstrap": ([5, None, "192.0.2.1:8090", {}], "it must be a list of (numeric address, port) pairs"),
+    "min_relays": ([0, -1, 1.5, inf, *NOT_NUMBERS], LEAST_1),
+    "min_relay_age": ([-1, -inf, *NOT_NUMBERS], "it must be a number, at least 0"),
+    "min_sources": ([0, -1, 1.5, inf, *NOT_NUMBERS], LEAST_1),
+    "bandwidth": ([-1, 0.5, inf, *NOT_NUMBERS], "it must be a whole number, at least 0"),
+    "family": ([5, "ab" * 32, None, {}], "it must be a list of relay ids in hex"),
 }
 
 
@@ -98,7 +110,7 @@ def test_a_wrong_value_is_an_error_that_names_field_value_and_bound(name: str, v
     assert str(caught.value).startswith(f"{name} is {value!r}; {bound}")
 
 
-@pytest.mark.parametrize("name", ["nameservers", "relay_addresses"])
+@pytest.mark.parametrize("name", ["bootstrap", "nameservers", "relay_addresses"])
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
@@ -114,6 +126,17 @@ def test_a_wrong_address_is_named_with_its_list(name: str, entry: object, why: s
         frozen(**{name: [HERE, entry]})
     assert str(caught.value).startswith(f"{name} has {entry!r}: ")
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["ab", "zz" * 32, 5, b"x", "ab" * 33])
+def test_a_family_member_that_is_no_relay_id_is_named(entry: object) -> None:
+    with pytest.raises(ValueError, match=r"family has .*64 hex digits"):
+        frozen(family=[entry])
+
+
+def test_a_family_has_a_bound() -> None:
+    with pytest.raises(ValueError, match="family has 17 members; it must have 16 at most"):
+        frozen(family=["ab" * 32] * 17)
 
 
 @pytest.mark.parametrize(

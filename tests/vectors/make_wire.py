@@ -255,14 +255,20 @@ def directory_messages() -> list[DirectoryVector]:
         {
             "name": "VOUCHED",
             "number": 15,
-            "fields": {"reached": 1, "relay_id": relay_id.hex()},
+            "fields": {"reach": 1, "relay_id": relay_id.hex()},
             "hex": joined((1, 1), relay_id),
         },
         {
             "name": "VOUCHED",
             "number": 15,
-            "fields": {"reached": 0, "relay_id": relay_id.hex()},
+            "fields": {"reach": 0, "relay_id": relay_id.hex()},
             "hex": joined((0, 1), relay_id),
+        },
+        {
+            "name": "VOUCHED",
+            "number": 15,
+            "fields": {"reach": 2, "relay_id": relay_id.hex()},
+            "hex": joined((2, 1), relay_id),
         },
     ]
 

@@ -34,6 +34,14 @@ _OWN_PORT: Final = (
 )
 
 
+def ipv8_address(address: Address) -> IPv8Address:
+    """A numeric address as IPv8 wants it."""
+    family = family_of(address[0])
+    if family is None:
+        raise LocalError("not a numeric address")
+    return ADDRESS_TYPE[family](*address)
+
+
 def unwrapped(endpoint: Endpoint) -> Endpoint:
     """The endpoint below all of IPv8's wrappers.
 

@@ -138,25 +138,34 @@ class Probe:
         return cls(content)
 
 
+class Reach(IntEnum):
+    """What came of a PROBE."""
+
+    NOT_REACHED = 0
+    REACHED = 1
+    CANNOT_TELL = 2
+    """There is a link already that the other side opened: a NAT may let answers in and strangers not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Vouched:
     """Whether the relay was reached."""
 
     TYPE: ClassVar[int] = DirectoryType.VOUCHED
 
-    reached: bool
+    reach: Reach
     relay_id: RelayId
 
     def encode(self) -> bytes:
-        return bytes([self.reached]) + _relay_id(self.relay_id)
+        return bytes([self.reach]) + _relay_id(self.relay_id)
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
         reader = Reader(content)
-        reached = reader.u8()
-        if reached > 1:
-            raise RemoteError(f"unknown result {reached}")
-        message = cls(bool(reached), RelayId(reader.take(RELAY_ID_SIZE)))
+        result = reader.u8()
+        if result > Reach.CANNOT_TELL:
+            raise RemoteError(f"unknown result {result}")
+        message = cls(Reach(result), RelayId(reader.take(RELAY_ID_SIZE)))
         reader.end()
         return message
 

@@ -28,6 +28,7 @@ from tunnels.params import (
     GUARD_RETRY,
     GUARD_SAMPLE,
     GUARD_UNLISTED_LIFETIME,
+    NO_PATH_RETRY,
 )
 from tunnels.path.guards import UNRESTRICTED, Candidate, Guards, LivedClock, NoGuard, Reachable, Restrictions
 from tunnels.path.saved import StateError
@@ -296,7 +297,7 @@ def test_success_after_a_long_silence_gives_the_primary_guards_another_try() -> 
 
 
 def test_without_relays_there_is_a_reason() -> None:
-    assert Client({}).choose() == NoGuard("no relays are known yet", 5.0)
+    assert Client({}).choose() == NoGuard("no relays are known yet", NO_PATH_RETRY)
 
 
 def test_a_relay_that_came_later_than_we_has_to_be_known_for_days() -> None:

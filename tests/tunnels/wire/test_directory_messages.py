@@ -26,6 +26,7 @@ from tunnels.wire.directory_messages import (
     Digests,
     DirectoryType,
     Probe,
+    Reach,
     Vouched,
     page,
 )
@@ -44,7 +45,7 @@ exact: st.SearchStrategy[Message] = st.one_of(
     st.just(DigestRequest()),
     digests.map(lambda found: Digests(tuple(found))),
     st.builds(BucketsRequest, st.frozensets(st.integers(0, BUCKETS - 1)), relay_ids),
-    st.builds(Vouched, st.booleans(), relay_ids),
+    st.builds(Vouched, st.sampled_from(Reach), relay_ids),
 )
 pages = st.builds(Descriptors, relay_ids, relay_ids, st.lists(descriptors, max_size=9).map(tuple))
 probes = st.builds(Probe, descriptors)
@@ -69,7 +70,7 @@ def built(vector: make_wire.DirectoryVector) -> Message:
         case DirectoryType.PROBE:
             return Probe(bytes.fromhex(fields["descriptor"]))
         case DirectoryType.VOUCHED:
-            return Vouched(bool(fields["reached"]), relay("relay_id"))
+            return Vouched(Reach(fields["reach"]), relay("relay_id"))
 
 
 @pytest.mark.parametrize("vector", make_wire.load()["directory_messages"], ids=lambda vector: vector["name"])
@@ -130,7 +131,7 @@ def test_a_descriptor_of_no_size_or_too_large_is_malformed_on_a_page_and_in_a_pr
         Probe.decode(bytes(size))
 
 
-@pytest.mark.parametrize("result", [2, 255])
+@pytest.mark.parametrize("result", [3, 255])
 def test_an_unknown_result_is_malformed(result: int) -> None:
     with pytest.raises(RemoteError, match="result"):
         Vouched.decode(bytes([result]) + NO_RELAY)
@@ -150,7 +151,7 @@ def test_an_unknown_result_is_malformed(result: int) -> None:
         Descriptors(NO_RELAY, NO_RELAY, (bytes(MAX_DESCRIPTOR_SIZE + 1),)),
         Probe(b""),
         Probe(bytes(MAX_DESCRIPTOR_SIZE + 1)),
-        Vouched(reached=True, relay_id=RelayId(bytes(RELAY_ID_SIZE + 1))),
+        Vouched(Reach.REACHED, relay_id=RelayId(bytes(RELAY_ID_SIZE + 1))),
     ],
     ids=lambda message: type(message).__name__,
 )
