@@ -165,7 +165,7 @@ class TunnelCommunity(Community):
         if self._exit is not None:
             self._handlers[ExitDatagram] = self._exit.on_exit_datagram
             self._handlers[RelayCircuitClosed] = self._exit.on_relay_circuit_closed
-        self.logger = logging.getLogger("tropea.tunnels")
+        self.logger = _Demoted(logger, self.engine.core.drops)  # type: ignore[assignment]  # IPv8 calls methods only
         self._walker: Final = Walker(self, self.discovery, self.settings.bootstrap, surroundings.rng)
         self.discovery.begin(self.engine, now)
         self.register_task("walk", self._walk, interval=WALK_INTERVAL, delay=0)
@@ -207,11 +207,7 @@ class TunnelCommunity(Community):
         self._tend()
 
     def add_relay(self, relay: RelayInfo) -> None:
-        """Believe in one more relay, as in those of the `relays` setting; what was known under its id is replaced.
-
-        Raises:
-            LocalError: another relay has its link key.
-        """
+        """Believe in one more relay, as in those of the `relays` setting; what was known under its id is replaced."""
         self.discovery.believe(relay)
 
     def active_data_circuits(self, hops: int | None = None) -> list[OriginCircuit]:
