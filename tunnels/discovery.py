@@ -35,7 +35,7 @@ from tunnels.params import (
 )
 from tunnels.path.descriptor import Capability, RelayDescriptor, Sign, Verify
 from tunnels.path.descriptors import DescriptorSet
-from tunnels.path.select import NoPathError, choose_path, networks_of
+from tunnels.path.select import NoPathError, choose_path, network_of, networks_of
 from tunnels.path.select import Rules as PathRules
 from tunnels.path.views import Views
 from tunnels.wire.directory_messages import Probe, Reach, Vouched
@@ -190,11 +190,7 @@ class Discovery:
         self._introduced[relay_id] = descriptor
 
     def believe(self, relay: RelayInfo) -> None:
-        """Use `relay` from now on, without asking anybody.
-
-        Raises:
-            LocalError: another relay has its link key.
-        """
+        """Use `relay` from now on, without asking anybody."""
         self._engine.core.directory.add(relay)
         self._configured[relay.relay_id] = relay
 
@@ -230,7 +226,7 @@ class Discovery:
         return self._own is not None
 
     def hungry(self, now: float) -> bool:
-        """Whether more introductions are wanted: a relay always takes part, a client stops when it knows its sources."""
+        """Whether more introductions are wanted: a client stops when it knows enough sources."""
         if self._own is not None:
             return len(self.known) <= FETCH_SOURCES
         return len(self._introduced) + len(self._asked) < FETCH_SOURCES or bool(self.trouble(now))
@@ -318,7 +314,9 @@ class Discovery:
         self.rounds += 1
         wall = self._epoch + now
         self._asked[fetched.source] = wall
-        self.views.show(fetched.source, fetched.relays, wall)
+        source = self.known.get(fetched.source) or core.directory.get(fetched.source)
+        network = network_of(source.addresses[0][0]) if source and self._rules.distinct_networks else None
+        self.views.show(fetched.source, fetched.relays, wall, network=network)
         for relay_id in fetched.relays:
             self._introduced.pop(relay_id, None)
             descriptor = self.known.get(relay_id)
@@ -393,7 +391,7 @@ class Discovery:
         core = self._engine.core
         link = circuit.link
         self._obeyed = {known: when for known, when in self._obeyed.items() if now - when < PROBE_INTERVAL}
-        if core.directory.by_link_key(link.remote) is None or link in self._obeyed:
+        if not core.directory.is_relay(link.remote) or link in self._obeyed:
             self._drop(Drop.REFUSED)
             return
         self._obeyed[link] = now

@@ -771,3 +771,6 @@ TOTAL_GAPS: Final = 4096
 
 MAX_EVENTS: Final = 8192
 """Events of one circuit that nobody fetched.  More can only come from opens and resets of the far end: it is closed."""
+
+MAX_DIALLED: Final = 4
+"""Addresses at which one link key is looked for at one time."""

@@ -520,7 +520,7 @@ def test_one_dead_guard_under_many_young_circuits_counts_as_one_failure() -> Non
         by_guard = sorted((info for info in world.infos),
                           key=lambda info: sum(c.path[0] == info for c in client.active_data_circuits()))  # fmt: skip
         world.vanish(by_guard[-1])
-        await world.until(lambda: client.tunnels_ready() < 1.0)
+        await world.until(lambda: client.statistics().closed)
         lost = asyncio.get_running_loop().time()
         await world.until(lambda: client.tunnels_ready() >= 1.0)
         assert asyncio.get_running_loop().time() - lost < BUILD_BACKOFF[1] + 1

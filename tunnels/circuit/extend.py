@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def turn_of(core: Core, link: Link) -> Hashable:
     """Whose turn a request over `link` takes: a relay's own, a client's source prefix (SPEC 7.7)."""
-    return link.remote if core.directory.by_link_key(link.remote) is not None else prefix_of(link.address[0])
+    return link.remote if core.directory.is_relay(link.remote) else prefix_of(link.address[0])
 
 
 class Lane:

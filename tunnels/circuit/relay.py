@@ -80,7 +80,7 @@ class RelayCircuit:
     @property
     def only_hop(self) -> bool:
         """Whether the neighbour is no relay we know: then it is the originator, and we are its only hop."""
-        return self.core.directory.by_link_key(self.link.remote) is None
+        return not self.core.directory.is_relay(self.link.remote)
 
     # --- CREATE ------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from tunnels.params import (
     LINK_PROBES,
     LINK_SILENCE,
     LOST_NOTICE_INTERVAL,
+    MAX_DIALLED,
     MAX_LINK_PENDING,
     MAX_LINKS,
     MAX_PENDING_SESSIONS,
@@ -97,8 +98,18 @@ class _Dial:
 
     began: float
     tries: list[_Try]
+    addresses: list[Address]
+    """Where the initiations go.  Several descriptors may name one link key, and only its owner can answer: without the
+    others, whoever claims it first would keep us from him."""
     timer: Timer | None = None
     cookie_used: bool = False
+
+    def takes(self, address: Address) -> bool:
+        """Look at `address` too; False when that is nothing new, or one too many."""
+        if address in self.addresses or len(self.addresses) >= MAX_DIALLED:
+            return False
+        self.addresses.append(address)
+        return True
 
 
 class Links:
@@ -173,7 +184,9 @@ class Links:
             static, epoch = self._own_static(remote)
             link = Link(remote, address, static, now, self._rng, self._mark_dirty, epoch)
             self._links[remote] = link
-            self._dials[link] = _Dial(began=now, tries=[])
+            self._dials[link] = _Dial(now, [], [address])
+            self._shake(link, now)
+        elif link.current is None and (dial := self._dials.get(link)) is not None and dial.takes(address):
             self._shake(link, now)
         return link
 
@@ -501,6 +514,8 @@ class Links:
             except RemoteError:
                 self.drops[Drop.BAD_HANDSHAKE] += 1
                 return
+            if sender in dial.addresses:
+                link.address = sender
             del self._tries[attempt.index]
             session = self._new_session(link, keys, attempt.index, peer, now, initiator=True)
             self._adopt(link, session, now)
@@ -528,7 +543,8 @@ class Links:
             cookie = link.cookie[0] if fresh and link.cookie else None
             datagram = build_initiation(initiator.m1, index, link.remote, cookie, self._rng)
             attempt = _Try(link, initiator, index, mac1_of(datagram), Gate(link.static.public))
-            self._send_raw(datagram, link.address)
+            for address in dial.addresses:
+                self._send_raw(datagram, address)
         else:
             attempt = _Try(link, initiator, index, b"", None)
             link.send(lm.Rekey(index, initiator.m1))
@@ -650,7 +666,7 @@ class Links:
             and link not in self._dials
             and (age >= link.rekey_from or session.cells_sent >= REKEY_AFTER_CELLS)
         ):
-            self._dials[link] = _Dial(began=now, tries=[])
+            self._dials[link] = _Dial(now, [], [])
             self._shake(link, now)
         if not session.proven and age > 0:
             link.send(lm.Padding(lm.Answer.WANTED))  # what would have told the neighbour to use this session was lost

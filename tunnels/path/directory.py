@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Self
 
-from tunnels.errors import LocalError
 from tunnels.exit.policy import ExitPolicy
 from tunnels.ids import Address, RelayId
 from tunnels.params import MAX_PORT, RELAY_ID_SIZE, X25519_SIZE
@@ -156,41 +155,39 @@ def _pairs(addresses: object) -> Iterator[Address]:
 class Directory:
     """The relays we know.
 
-    INVARIANT: no two relays share an id or a link key.
+    A descriptor does not prove that its relay has the link key it names, so several may name one: whoever dials learns
+        the truth, because the circuit handshake binds the relay id.  Refusing the second would let a thief hide his
+        victim.
     """
 
     def __init__(self, relays: Iterable[RelayInfo] = ()) -> None:
         self._relays: dict[RelayId, RelayInfo] = {}
-        self._by_link_key: dict[bytes, RelayId] = {}
+        self._by_link_key: dict[bytes, set[RelayId]] = {}
         self._addresses: set[str] | None = None
         for relay in relays:
             self.add(relay)
 
     def add(self, relay: RelayInfo) -> None:
-        """Know `relay`; what was known under its id is replaced.
-
-        Raises:
-            LocalError: another relay has this link key.
-        """
-        if self._by_link_key.get(relay.link_key, relay.relay_id) != relay.relay_id:
-            raise LocalError("two relays cannot share a link key")
+        """Know `relay`; what was known under its id is replaced."""
         self.remove(relay.relay_id)
         self._relays[relay.relay_id] = relay
-        self._by_link_key[relay.link_key] = relay.relay_id
+        self._by_link_key.setdefault(relay.link_key, set()).add(relay.relay_id)
         self._addresses = None
 
     def remove(self, relay_id: RelayId) -> None:
         if (old := self._relays.pop(relay_id, None)) is not None:
-            del self._by_link_key[old.link_key]
+            owners = self._by_link_key[old.link_key]
+            owners.discard(relay_id)
+            if not owners:
+                del self._by_link_key[old.link_key]
             self._addresses = None
 
     def get(self, relay_id: RelayId) -> RelayInfo | None:
         return self._relays.get(relay_id)
 
-    def by_link_key(self, link_key: bytes) -> RelayInfo | None:
-        """The relay behind a neighbour's static key; None for a client."""
-        relay_id = self._by_link_key.get(link_key)
-        return self._relays[relay_id] if relay_id is not None else None
+    def is_relay(self, link_key: bytes) -> bool:
+        """Whether a neighbour with this static key says that it is a relay; a client does not."""
+        return link_key in self._by_link_key
 
     def has_host(self, host: str) -> bool:
         """Whether a relay is at this numeric address, on any port: an exit does not connect there."""

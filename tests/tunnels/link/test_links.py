@@ -655,7 +655,7 @@ def test_one_neighbour_has_few_unconfirmed_sessions_and_all_have_a_bound_togethe
         (link,) = client.core.links
         links = client.core.links
         for _ in range(3 * MAX_LINK_PENDING):
-            links._dials[link] = links_module._Dial(began=client.driver.now(), tries=[])
+            links._dials[link] = links_module._Dial(client.driver.now(), [], [])
             links._shake(link, client.driver.now())
             links._end_dial(link)
             client.driver.wake()
