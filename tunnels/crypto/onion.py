@@ -50,7 +50,6 @@ _REST: Final = BODY_SIZE - LAYER_SIZE
 """What a forward hop passes on, before the filler: 1313."""
 
 _CHUNK: Final = FILLERS_PER_CHUNK * LAYER_SIZE
-_cut_fillers: Final = struct.Struct(f"{LAYER_SIZE}s" * FILLERS_PER_CHUNK).unpack
 _put_filler: Final = struct.Struct(f"{LAYER_SIZE}s").pack_into
 """Half the cost of assigning to a slice."""
 
@@ -61,25 +60,34 @@ _FILLER_NONCE: Final = struct.Struct(">IQ")
 class _Filler:
     """The bytes a hop appends, 64 cells at a time (SPEC 6.1)."""
 
-    __slots__ = ("_fillers", "_key", "_number")
+    __slots__ = ("_chunk", "_key", "_number", "_other", "_other_number")
 
     def __init__(self, key: bytes) -> None:
         self._key = sodium.Key(key)
-        self._number = -1
-        self._fillers: tuple[bytes, ...] = ()
+        self._number = self._other_number = -1
+        self._chunk, self._other = bytearray(_CHUNK), bytearray(_CHUNK)
 
-    def of(self, counter: int) -> bytes:
+    def of(self, counter: int) -> bytearray:
         number, place = divmod(counter, FILLERS_PER_CHUNK)
         if number != self._number:
-            chunk = bytearray(_CHUNK)
-            sodium.stream_at(sodium.address_of(chunk), _CHUNK, _FILLER_NONCE.pack(0, number), self._key.at)
-            self._fillers = _cut_fillers(chunk)
+            self._turn_to(number)
+        start = place * LAYER_SIZE
+        return self._chunk[start : start + LAYER_SIZE]
+
+    def _turn_to(self, number: int) -> None:
+        """Make chunk `number` the current one.  The one before is kept: cells that overtake each other change chunks
+        to and fro.
+        """
+        self._number, self._other_number = self._other_number, self._number
+        self._chunk, self._other = self._other, self._chunk
+        if number != self._number:
+            sodium.stream_at(sodium.address_of(self._chunk), _CHUNK, _FILLER_NONCE.pack(0, number), self._key.at)
             self._number = number
-        return self._fillers[place]
 
     def wipe(self) -> None:
         self._key.wipe()
-        self._fillers, self._number = (), -1
+        sodium.wipe(self._chunk)
+        sodium.wipe(self._other)
 
 
 class RelayLayer:
