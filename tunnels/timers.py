@@ -66,7 +66,8 @@ class Timers:
 
     def one_cancelled(self) -> None:
         """A neighbour decides how often timeouts are set and cancelled: the void ones must not pile up until they are
-        due."""
+        due.
+        """
         self._cancelled += 1
         if self._cancelled > _FEW_CANCELLED and 2 * self._cancelled > len(self._heap):
             self._heap = [entry for entry in self._heap if entry[2].callback is not None]
