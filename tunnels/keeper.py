@@ -129,7 +129,7 @@ class PoolKeeper:
         if building:
             return f"{building} circuits are being built" + (f"; {reason}" if reason else "")
         wait = max(0.0, min(record.build_from for record in records.values()) - now)
-        return f"{reason or 'nothing was tried yet'}; the next try is in {wait:.0f} s"
+        return f"{reason or 'no circuit is open'}; the next try is in {wait:.0f} s"
 
     def _pooled(self) -> list[PooledCircuit[OriginCircuit]]:
         return [

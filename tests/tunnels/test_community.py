@@ -510,25 +510,6 @@ def test_relays_that_end_every_circuit_soon_after_it_opened_are_not_asked_in_a_t
     run(main())
 
 
-def test_one_dead_guard_under_many_young_circuits_counts_as_one_failure() -> None:
-    async def main() -> None:
-        world = Communities()
-        await world.relays(5, exits=5)
-        client = await world.client(min_circuits=8)
-        client.build_tunnels(1)
-        await world.until(lambda: client.tunnels_ready() >= 1.0)
-        by_guard = sorted((info for info in world.infos),
-                          key=lambda info: sum(c.path[0] == info for c in client.active_data_circuits()))  # fmt: skip
-        world.vanish(by_guard[-1])
-        await world.until(lambda: client.statistics().closed)
-        lost = asyncio.get_running_loop().time()
-        await world.until(lambda: client.tunnels_ready() >= 1.0)
-        assert asyncio.get_running_loop().time() - lost < BUILD_BACKOFF[1] + 1
-        await world.close()
-
-    run(main())
-
-
 def test_circuits_are_replaced_before_their_time_is_up_so_that_the_application_never_notices() -> None:
     async def main() -> None:
         world = Communities()
