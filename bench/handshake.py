@@ -72,14 +72,16 @@ class _Hop:
         self._keys = {keyid_of(self._onion_key.public): self._onion_key}
 
     def create(self) -> None:
-        self._originator = OriginatorHandshake(
-            self._relay_id, self._onion_key.public, NETWORK, self._rng, self._kem
-        )
+        self._originator = OriginatorHandshake(self._relay_id, self._onion_key.public, NETWORK, self._rng, self._kem)
 
     def answer(self) -> None:
         self._created, _, _ = answer_create(
             self._originator.create,
-            relay_id=self._relay_id, keys=self._keys, network_id=NETWORK, rng=self._rng, kem=self._kem,
+            relay_id=self._relay_id,
+            keys=self._keys,
+            network_id=NETWORK,
+            rng=self._rng,
+            kem=self._kem,
         )
 
     def finish(self) -> None:

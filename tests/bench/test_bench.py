@@ -51,9 +51,7 @@ def result_with(ratio: float) -> handshake.Result:
 
 
 @pytest.mark.parametrize(("ratio", "code", "word"), [(handshake.TARGET, 0, ": met"), (4.01, 1, ": MISSED")])
-def test_a_missed_target_fails_the_command(
-    monkeypatch: pytest.MonkeyPatch, ratio: float, code: int, word: str
-) -> None:
+def test_a_missed_target_fails_the_command(monkeypatch: pytest.MonkeyPatch, ratio: float, code: int, word: str) -> None:
     monkeypatch.setattr(handshake, "measure", lambda _: result_with(ratio))
     result = CliRunner().invoke(main, ["handshake"])
     assert result.exit_code == code

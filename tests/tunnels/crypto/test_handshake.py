@@ -119,9 +119,7 @@ def answer(
     kem: Kem = KEM,
     extra: bytes = b"",
 ) -> tuple[bytes, HopKeys, bytes]:
-    return answer_create(
-        create, relay_id=relay_id, keys=keys, network_id=network_id, rng=rng, kem=kem, extra=extra
-    )
+    return answer_create(create, relay_id=relay_id, keys=keys, network_id=network_id, rng=rng, kem=kem, extra=extra)
 
 
 def vector_originator(v: Values) -> OriginatorHandshake:
@@ -332,7 +330,11 @@ def test_two_answers_to_one_create_share_no_key() -> None:
     create = originator().create
     one, two = answer(create)[1], answer(create)[1]
     assert not {one.forward, one.backward, one.seal, one.filler, one.exporter} & {
-        two.forward, two.backward, two.seal, two.filler, two.exporter
+        two.forward,
+        two.backward,
+        two.seal,
+        two.filler,
+        two.exporter,
     }
 
 
