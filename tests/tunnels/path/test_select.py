@@ -247,6 +247,17 @@ class Case:
 
 
 @st.composite
+def families(draw: st.DrawFn, any_id: st.SearchStrategy[RelayId]) -> dict[RelayId, list[RelayId]]:
+    """Who names whom: some name each other, some only one the other."""
+    declared: dict[RelayId, list[RelayId]] = {}
+    for one, other, both in draw(st.lists(st.tuples(any_id, any_id, st.booleans()), max_size=20)):
+        declared.setdefault(one, []).append(other)
+        if both:
+            declared.setdefault(other, []).append(one)
+    return declared
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> Case:
     relays = draw(networks(max_size=14))
     if draw(st.booleans()):
@@ -257,7 +268,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         relays,
         draw(rules_for(relays)),
-        draw(st.dictionaries(any_id, st.lists(any_id, max_size=4), max_size=6)),
+        draw(families(any_id)),
         draw(st.none() | st.dictionaries(any_id, st.sampled_from([0.0, 1e-9, 1.0, 1e9]), min_size=len(ids) // 2)),
         draw(st.none() | any_id),
         draw(st.none() | any_id),
@@ -337,6 +348,17 @@ def test_a_family_counts_only_when_both_name_each_other() -> None:
     assert kin_of({a: [b, c, a], b: [a], c: []}) == {a: {b}, b: {a}}
 
 
+def test_relays_of_one_family_are_one_hop_of_a_path() -> None:
+    relays = [relay(number, exits=True) for number in range(6)]
+    ids = [info.relay_id for info in relays]
+    kin = kin_of(dict.fromkeys(ids[:4], ids[:4]))
+    for _ in range(100):
+        path = choose_path(relays, 3, RNG, Rules(), exits=True, kin=kin)
+        assert len(set(relays[:4]) & set(path)) == 1
+    with pytest.raises(NoPathError):
+        choose_path(relays, 4, RNG, Rules(), exits=True, kin=kin)
+
+
 def test_naming_honest_relays_as_family_keeps_nobody_from_using_them_together() -> None:
     relays = [relay(number, exits=True) for number in range(4)]
     liar = {relays[0].relay_id: [info.relay_id for info in relays]}
@@ -387,6 +409,17 @@ def test_blame_makes_a_pair_rarer_by_its_factor_and_nobody_else(size: Size, crow
     assert not too_far([middles[r] for r in rest], [weight / total for weight in rest.values()])
 
 
+def test_blame_counts_among_the_few_that_may_exit(size: Size) -> None:
+    draws = size(small=2_000, long=20_000)
+    relays = [relay(number, exits=number < 2) for number in range(200)]
+    bad = relays[1].relay_id
+    last = Counter(
+        choose_path(relays, 1, RNG, Rules(), exits=True, blame=lambda _, at: 0.25 if at == bad else 1.0)[0].relay_id
+        for _ in range(draws)
+    )
+    assert not too_far([last[relays[0].relay_id], last[bad]], [0.8, 0.2])
+
+
 def test_a_failed_build_keeps_its_exit_and_gets_another_middle() -> None:
     relays = [relay(number, exits=True) for number in range(30)]
     guard, kept = relays[0].relay_id, relays[1].relay_id
@@ -409,6 +442,9 @@ def test_an_exit_is_kept_and_a_guard_used_though_they_failed_lately() -> None:
     for _ in range(20):
         path = choose_path(relays, 3, RNG, Rules(), exits=True, guard=guard, keep_exit=kept, avoid={guard, kept})
         assert (path[0].relay_id, path[-1].relay_id) == (guard, kept)
+        failed = {guard, kept, *(info.relay_id for info in relays[2:4])}
+        path = choose_path(relays, 3, RNG, Rules(), exits=True, guard=guard, keep_exit=kept, avoid=failed)
+        assert path[1] == relays[4]
 
 
 def test_an_exit_rules_out_itself_its_family_and_its_networks_as_guard() -> None:
