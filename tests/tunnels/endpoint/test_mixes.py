@@ -5,8 +5,8 @@ cross IPv4 and IPv6, and whatever a stranger sends to the port is dropped and co
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -25,7 +25,7 @@ from ipv8.peerdiscovery.network import Network
 from ipv8.util import maybe_coroutine
 from ipv8_rust_tunnels import Endpoint as RustEndpoint
 
-from tests.tunnels.endpoint.loopback import PATIENCE, descriptors, run, until
+from tests.tunnels.endpoint.loopback import PATIENCE, descriptors, run, udp, until
 from tests.tunnels.exit.test_udp import Echo
 from tunnels.circuit.origin import OriginCircuit
 from tunnels.community import TunnelCommunity
@@ -284,20 +284,18 @@ def test_whatever_a_stranger_sends_is_dropped_and_counted_and_circuits_go_on(
         relays = [await sites.site(make(f"127.{n}.0.1"), relay=True, exits=n == 2) for n in (1, 2)]
         client = await sites.site(make("127.3.0.1"))
         circuit = await sites.circuit(client, 2)
-        stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        stranger.bind(("127.66.0.1", 0))
         turn = count()
-        for site in (*relays, client):
-            before, sent = drops(site), rubbish(site.tunnels)
-            for number, datagram in enumerate(sent):
-                stranger.sendto(datagram, site.addresses[0])
-                if number % 20 == 0:  # so that no receive buffer overflows
-                    await sites.question(client, 2, next(turn).to_bytes(4))
-            # What has the size of a cell names no session, or is no handshake; what has the prefix is no message.
-            await until(partial(more, site, before, Drop.UNKNOWN_INDEX, Drop.BAD_MAC1))
-            await until(partial(more, site, before, Drop.WRONG_SIZE))
-            await until(partial(more, site, before, Drop.MALFORMED))
-        stranger.close()
+        with closing(udp("127.66.0.1")) as stranger:
+            for site in (*relays, client):
+                before, sent = drops(site), rubbish(site.tunnels)
+                for number, datagram in enumerate(sent):
+                    stranger.sendto(datagram, site.addresses[0])
+                    if number % 20 == 0:  # so that no receive buffer overflows
+                        await sites.question(client, 2, next(turn).to_bytes(4))
+                # What has the size of a cell names no session, or is no handshake; what has the prefix is no message.
+                await until(partial(more, site, before, Drop.UNKNOWN_INDEX, Drop.BAD_MAC1))
+                await until(partial(more, site, before, Drop.WRONG_SIZE))
+                await until(partial(more, site, before, Drop.MALFORMED))
         assert circuit in client.tunnels.active_data_circuits()
 
     scenario(main)
