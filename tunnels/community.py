@@ -29,6 +29,7 @@ from tunnels.circuit.core import (
     DatagramArrived,
     DatagramRejected,
     ExitDatagram,
+    Purpose,
     RelayCircuitClosed,
 )
 from tunnels.circuit.origin import OriginCircuit
@@ -43,6 +44,7 @@ from tunnels.identity import sign_with, verify
 from tunnels.ids import Address, CloseReason, Drop, RelayId
 from tunnels.keeper import PoolKeeper
 from tunnels.params import MAX_HOPS, POOL_INTERVAL, WALK_INTERVAL
+from tunnels.path.chooser import PathChooser
 from tunnels.path.descriptor import Capability
 from tunnels.path.directory import Directory, RelayInfo, relay_id_of
 from tunnels.path.select import Rules
@@ -123,7 +125,7 @@ class TunnelCommunity(Community):
         self.relay_keys: RelayKeys | None = None
         self.relay_id: RelayId | None = None
         if self.settings.is_relay:
-            self.relay_keys = self.settings.relay_keys or RelayKeys.generate(wall, surroundings.rng)
+            self.relay_keys = self.settings.relay_keys or RelayKeys.kept_in(self.settings.store, wall, surroundings.rng)
             self.relay_id = relay_id_of(settings.my_peer.public_key.key_to_bin())
         families = families_of(settings.endpoint)
         timers = Timers()
@@ -144,7 +146,8 @@ class TunnelCommunity(Community):
             distinct_networks=self.settings.distinct_networks, families=families,
             never=frozenset({self.relay_id} if self.relay_id else ()), private=self.settings.limits.private_addresses,
         )  # fmt: skip
-        self._keeper: Final = PoolKeeper(self.engine, self.discovery, self.settings.pool, rules, surroundings.rng)
+        chooser = PathChooser(rules, surroundings.rng, self.settings.store, self.settings.guard_min_age)
+        self._keeper: Final = PoolKeeper(self.engine, self.discovery, self.settings.pool, chooser)
         self._data_callbacks: list[DataCallback] = []
         self._rejected_callbacks: list[RejectedCallback] = []
         self._opened_callbacks: list[OpenedCallback] = []
@@ -309,8 +312,9 @@ class TunnelCommunity(Community):
             return
         now = self._driver.now()
         self._keeper.tend(now)
-        if self.relay_keys is not None:
-            self.relay_keys.onion.rotate(self.engine.core.epoch + now)
+        keys = self.relay_keys
+        if keys is not None and keys.onion.rotate(self.engine.core.epoch + now) and self.settings.relay_keys is None:
+            keys.keep_in(self.settings.store)
         self._driver.wake()
 
     def _own(self, settings: TunnelSettings) -> Own | None:
@@ -370,10 +374,15 @@ class TunnelCommunity(Community):
             self.engine.core.drops[Drop.WRONG_SIZE] += 1
 
     def _on_opened(self, event: CircuitOpened) -> None:
+        if event.circuit.purpose is not Purpose.DATA:
+            return
+        self._keeper.opened(event.circuit, self._driver.now())
         for callback in tuple(self._opened_callbacks):
             self._call(callback, event.circuit)
 
     def _on_closed(self, event: CircuitClosed) -> None:
+        if event.circuit.purpose is not Purpose.DATA:
+            return
         self._keeper.ended(event.circuit, event.reason, event.culprit, self._driver.now())
         logger.debug("a circuit of %d hops ended: %s", event.circuit.hops, event.reason.value)
         for callback in tuple(self._closed_callbacks):

@@ -7,7 +7,7 @@ the community's business; circuits are the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -208,6 +208,11 @@ class Discovery:
             return []
         agreed = self.views.agreed(min_age=self._rules.min_age, now=self._epoch + now)
         return [descriptor.info for descriptor in self.known if descriptor.relay_id in agreed]
+
+    def first_seen(self) -> Mapping[RelayId, float]:
+        """Since when each found relay is known, in wall seconds; the configured ones are not in it."""
+        seen = {d.relay_id: self.views.first_seen(d.relay_id) for d in self.known if d.relay_id not in self._configured}
+        return {relay_id: first for relay_id, first in seen.items() if first is not None}
 
     def trouble(self, now: float) -> str:
         """Why there is nobody to build circuits over, empty when there is."""

@@ -7,25 +7,26 @@ and which relays failed.  What should exist is `path.pool`'s decision, over whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnels.circuit.origin import State
 from tunnels.ids import CloseReason
 from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, PROVEN_AGE
+from tunnels.path.bias import Attempt
 from tunnels.path.pool import Build, PooledCircuit, for_new_traffic, plan
-from tunnels.path.select import NoPathError, choose_path
+from tunnels.path.select import NoPathError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tunnels.circuit.origin import OriginCircuit
     from tunnels.engine import Engine
-    from tunnels.ids import RelayId, Rng
+    from tunnels.ids import RelayId
+    from tunnels.path.chooser import PathChooser
     from tunnels.path.directory import RelayInfo
     from tunnels.path.pool import PoolLimits
-    from tunnels.path.select import Rules
 
 _OUR_WISH: Final = frozenset({
     CloseReason.REQUESTED, CloseReason.SHUTDOWN, CloseReason.MAX_TIME, CloseReason.MAX_TIME_INACTIVE,
@@ -42,12 +43,14 @@ class _Record:
         failures: rounds in a row; circuits that were under way together fail together, and count once.
         failed: seconds, when the last round did.
         build_from: seconds before which nothing is built.
+        attempt: the exit that the next build has to keep, if the last one failed.
         no_path, failure: what a person should know, as long as it holds.
     """
 
     failures: int = 0
     failed: float = -inf
     build_from: float = -inf
+    attempt: Attempt = field(default_factory=Attempt)
     no_path: str = ""
     failure: str = ""
 
@@ -56,25 +59,35 @@ class _Record:
         return self.no_path or self.failure
 
 
+@dataclass(slots=True)
+class _Use:
+    """What was told of a circuit's use."""
+
+    tried: bool = False
+    worked: bool = False
+
+
 class RelaySource(Protocol):
     """Whoever knows relays, such as `discovery.Discovery`."""
 
     def usable(self, now: float) -> Sequence[RelayInfo]:
         """Those that circuits may use."""
 
+    def first_seen(self) -> Mapping[RelayId, float]:
+        """Since when each is known, in wall seconds; one that is not in it was always known."""
+
     def trouble(self, now: float) -> str:
         """Why there are none, for people; empty when there are."""
 
 
 class PoolKeeper:
-    def __init__(self, engine: Engine, source: RelaySource, limits: PoolLimits, rules: Rules, rng: Rng) -> None:
+    def __init__(self, engine: Engine, source: RelaySource, limits: PoolLimits, chooser: PathChooser) -> None:
         self._engine: Final = engine
         self._source: Final = source
         self._limits: Final = limits
-        self._rules: Final = rules
-        self._rng: Final = rng
+        self._chooser: Final = chooser
         self._wanted: dict[int, _Record] = {}
-        self._circuits: dict[OriginCircuit, None] = {}
+        self._circuits: dict[OriginCircuit, _Use] = {}
         """Those begun here that are not closed; the engine may have others, for other purposes."""
         self._avoid: dict[RelayId, float] = {}
 
@@ -83,7 +96,9 @@ class PoolKeeper:
         self._wanted.setdefault(hops, _Record())
 
     def tend(self, now: float) -> None:
-        """Do what the pool plans."""
+        """Do what the pool plans, and keep what was learned."""
+        self._chooser.relays_changed(self._source.usable(now), self._source.first_seen(), self._wall(now))
+        self._note_use()
         circuits = self._pooled()
         for circuit in circuits:
             if circuit.opened is not None and now - circuit.opened >= PROVEN_AGE:
@@ -95,29 +110,67 @@ class PoolKeeper:
                 self._build(action.hops, now)
             else:
                 action.key.close(action.reason, now)
+        self._chooser.save()
+
+    def _wall(self, now: float) -> float:
+        return self._engine.core.epoch + now
+
+    def _note_use(self) -> None:
+        """Tell which circuits were asked to carry something, and which gave an answer."""
+        for circuit, use in self._circuits.items():
+            if not use.tried and circuit.used > -inf:
+                use.tried = True
+                self._chooser.used(circuit.path, worked=False)
+            if use.tried and not use.worked and circuit.answered:
+                use.worked = True
+                self._chooser.used(circuit.path, worked=True)
+
+    def opened(self, circuit: OriginCircuit, now: float) -> None:
+        """A circuit can be used."""
+        if circuit in self._circuits:
+            self._chooser.opened(circuit.path, self._wall(now))
+            self._wanted[circuit.hops].attempt = Attempt()
 
     def ended(self, circuit: OriginCircuit, reason: CloseReason, culprit: int | None, now: float) -> None:
         """Learn from the end of a circuit; its successor is built by the next `tend`."""
-        if culprit is not None:
-            self._avoid[circuit.path[culprit].relay_id] = now + AVOID_TIME
+        if culprit == 0:
+            self._avoid[circuit.path[0].relay_id] = now + AVOID_TIME
         if circuit not in self._circuits:
             return
         del self._circuits[circuit]
         opened = _opened(circuit)
+        if reason not in _OUR_WISH:
+            self._chooser.ended(circuit.path, reason, culprit, self._wall(now), built=opened is not None)
         if reason in _OUR_WISH or (opened is not None and now - opened >= PROVEN_AGE):
             return
         record = self._wanted[circuit.hops]
         where = "" if culprit is None else f" at hop {culprit + 1} of {circuit.hops}"
+        if opened is None and circuit.hops > 1:
+            self._keep_exit(record, circuit, reason, culprit, now)
         record.failure = f"the last circuit ended: {reason.value}{where}"
         if circuit.born >= record.failed:
             record.failures += 1
             record.failed = now
             record.build_from = now + BUILD_BACKOFF[min(record.failures, len(BUILD_BACKOFF)) - 1]
 
+    def _keep_exit(self, record: _Record, circuit: OriginCircuit, reason: CloseReason, culprit: int | None,
+                   now: float) -> None:  # fmt: skip
+        """Decide at which exit the next build has to end."""
+        last = circuit.path[-1].relay_id
+        if reason is CloseReason.TRUNCATED and culprit == circuit.hops - 1:
+            record.attempt = record.attempt.refused(last, circuit.path[-2].relay_id)
+            if record.attempt.exit is None:
+                self._avoid[last] = now + AVOID_TIME
+        else:
+            record.attempt = record.attempt.failed(last)
+
     def open_circuits(self, hops: int | None, now: float) -> list[OriginCircuit]:
         """Those of one hop count, or of all, best for new traffic first."""
         pooled = for_new_traffic(self._pooled(), self._limits, now)
-        return [each.key for each in pooled if hops in (None, each.hops)]
+        wall = self._wall(now)
+        return [
+            each.key for each in pooled if hops in (None, each.hops) and not self._chooser.waits(each.key.path, wall)
+        ]
 
     def why_not_ready(self, hops: int | None, now: float) -> str:
         """A sentence for people on why no circuit of `hops` hops, or of any wanted number, is open."""
@@ -148,14 +201,13 @@ class PoolKeeper:
         self._avoid = {relay: until for relay, until in self._avoid.items() if until > now}
         record = self._wanted[hops]
         try:
-            relays = self._source.usable(now)
-            path = choose_path(relays, hops, self._rng, self._rules, exits=True, avoid=self._avoid)
+            path = self._chooser.choose(hops, self._wall(now), attempt=record.attempt, avoid=self._avoid)
         except NoPathError as error:
             record.no_path = self._source.trouble(now) or str(error)
             record.build_from = now + error.retry_after
             return
         record.no_path = ""
-        self._circuits[self._engine.create_circuit(path, now)] = None
+        self._circuits[self._engine.create_circuit(path, now)] = _Use()
 
 
 def _opened(circuit: OriginCircuit) -> float | None:

@@ -287,6 +287,9 @@ MAX_RAW_DATAGRAMS: Final = 4096
 MAX_TIMESTAMPS: Final = 65536
 """Initiator statics whose newest timestamp is remembered."""
 
+MAX_REPEATED_DESTROYS: Final = 4096
+"""DESTROYs that wait to be repeated: two timers each, 2 MB."""
+
 RELAY_SHARES: Final = 64
 """A neighbour that is a relay counts as this many clients where circuits compete for places."""
 
@@ -769,8 +772,14 @@ MAX_GAPS: Final = 1024
 TOTAL_GAPS: Final = 4096
 """The same for all streams of a circuit."""
 
-MAX_EVENTS: Final = 8192
-"""Events of one circuit that nobody fetched.  More can only come from opens and resets of the far end: it is closed."""
-
 MAX_DIALLED: Final = 4
 """Addresses at which one link key is looked for at one time."""
+
+SHARES_LIFETIME: Final = 60.0
+"""Seconds for which the shares of relays are good while no relay comes or goes: what was measured moves slowly."""
+
+EXIT_WITNESSES: Final = 2
+"""Relays that must have said, each on a circuit of its own, that an exit does not answer before it is given up."""
+
+GUARD_OFFLINE_RETRY: Final = 60.0
+"""Seconds between tries of all guards while none answers: then it is probably our own network that is gone."""

@@ -19,10 +19,14 @@ from tunnels.crypto.onion_keys import OnionKeys
 from tunnels.crypto.x25519 import KeyPair
 from tunnels.exit.policy import ExitPolicy
 from tunnels.ids import Address, RelayId, Rng
-from tunnels.params import MAX_FAMILY, MAX_NETWORK_ID, RELAY_ID_SIZE
+from tunnels.params import GUARD_MIN_AGE, MAX_FAMILY, MAX_NETWORK_ID, RELAY_ID_SIZE, X25519_SIZE
 from tunnels.path.directory import RelayInfo, check_address
 from tunnels.path.pool import PoolLimits
+from tunnels.store import MemoryStore, Store
 from tunnels.surroundings import Surroundings
+
+_KEYS_NAME: Final = "relay-keys"
+"""In the store: private link key, then the onion keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,22 @@ class RelayKeys:
     def generate(cls, wall: float, rng: Rng) -> RelayKeys:
         """Those of a relay that starts for the first time; `wall`: seconds since the epoch."""
         return cls(KeyPair.generate(rng), OnionKeys.generate(wall, rng))
+
+    @classmethod
+    def kept_in(cls, store: Store, wall: float, rng: Rng) -> RelayKeys:
+        """Those of a relay that was here before, or new ones, kept from now on.
+
+        Raises:
+            LocalError: what is stored cannot be used; nothing was changed.
+        """
+        if (saved := store.load(_KEYS_NAME)) is not None:
+            return cls(KeyPair(saved[:X25519_SIZE]), OnionKeys.from_bytes(saved[X25519_SIZE:], rng))
+        keys = cls.generate(wall, rng)
+        keys.keep_in(store)
+        return keys
+
+    def keep_in(self, store: Store) -> None:
+        store.save(_KEYS_NAME, self.link.private_bytes() + self.onion.to_bytes())
 
     def __repr__(self) -> str:
         return "RelayKeys()"
@@ -64,7 +84,7 @@ class TunnelSettings(CommunitySettings):
         max_joined_circuits: circuits of others at one time.
         bandwidth: KiB/s we claim to forward.
         family: relay ids of the same owner, in hex: no circuit uses two of a family where each names the other.
-        relay_keys: to keep across restarts; made fresh when None.
+        relay_keys: when None, those in the store, or new ones that are stored there.
         private_addresses: relays at private and loopback addresses may be dialled; for test networks.
 
     Exiting for others
@@ -75,6 +95,9 @@ class TunnelSettings(CommunitySettings):
         nameservers: (address, port) pairs that resolve host names; those of this machine when None.
 
     network_id: two networks with different ids never mix.
+    store: what has to outlive the process: guards, counts, relay keys; `tunnels.store.FileStore(directory)` keeps it on
+        disk. None forgets it at exit: then each start meets new guards, which is bad for anonymity.
+    guard_min_age: seconds a relay must have been known before it becomes a guard, unless we know the network no longer.
     surroundings: what a simulator replaces: dice, wall clock, the outside of an exit.
     """
 
@@ -101,6 +124,8 @@ class TunnelSettings(CommunitySettings):
     relay_keys: RelayKeys | None = None
     private_addresses: bool = False
     distinct_networks: bool = True
+    store: Store | None = None
+    guard_min_age: float = GUARD_MIN_AGE
     surroundings: Surroundings | None = None
 
 
@@ -124,6 +149,8 @@ class Settings:
     relay_addresses: tuple[Address, ...]
     relay_keys: RelayKeys | None
     distinct_networks: bool
+    store: Store
+    guard_min_age: float
     surroundings: Surroundings = field(repr=False)
 
     @property
@@ -154,6 +181,7 @@ def freeze(settings: TunnelSettings) -> Settings:
     policy = _exit_policy(settings, exits=exits)
     name = _checked(settings, "network_id", _is_network_id, f"text of 1 to {MAX_NETWORK_ID} bytes")
     keys = _checked(settings, "relay_keys", lambda v: v is None or isinstance(v, RelayKeys), "a RelayKeys or None")
+    store = _checked(settings, "store", lambda v: v is None or isinstance(v, Store), "a Store or None")
     surroundings = _checked(
         settings, "surroundings", lambda v: v is None or isinstance(v, Surroundings), "a Surroundings or None"
     )
@@ -186,6 +214,8 @@ def freeze(settings: TunnelSettings) -> Settings:
         relay_addresses=addresses,
         relay_keys=keys,
         distinct_networks=_flag(settings, "distinct_networks"),
+        store=MemoryStore() if store is None else store,
+        guard_min_age=_number(settings, "guard_min_age", 0),
         surroundings=surroundings or Surroundings(),
     )
 

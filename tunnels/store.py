@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, runtime_checkable
 
 from tunnels.errors import LocalError
 
@@ -36,6 +36,7 @@ class StoreError(LocalError):
     """State could not be read or written.  The message says what to do; what was stored before is still there."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where state is kept.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from tests.tunnels.path.relays import relay
 from tunnels.circuit.origin import State
 from tunnels.crypto.rng import StreamRng
-from tunnels.ids import CloseReason
+from tunnels.ids import CloseReason, RelayId
 from tunnels.keeper import PoolKeeper
 from tunnels.params import AVOID_TIME, BUILD_BACKOFF, MAX_BUILDING, NO_PATH_RETRY, PROVEN_AGE
+from tunnels.path.chooser import PathChooser
 from tunnels.path.directory import RelayInfo
 from tunnels.path.pool import PoolLimits
 from tunnels.path.select import Rules
+from tunnels.store import MemoryStore
 
 
 @dataclass(eq=False)
@@ -27,6 +30,7 @@ class Circuit:
     state: State = State.BUILDING
     build_time: float | None = None
     used: float = -inf
+    answered: bool = False
     cells_sent: int = 0
     cells_received: int = 0
     closed: list[CloseReason] = field(default_factory=list)
@@ -50,7 +54,8 @@ class Bench:
     no_relays: str = ""
 
     def __post_init__(self) -> None:
-        self.keeper = PoolKeeper(cast("Any", self), self, self.limits, Rules(), StreamRng(bytes(32)))
+        chooser = PathChooser(Rules(), StreamRng(bytes(32)), MemoryStore(), 0.0)
+        self.keeper = PoolKeeper(cast("Any", self), self, self.limits, chooser)
 
     # What the keeper asks of an engine and of a source of relays.
 
@@ -61,8 +66,15 @@ class Bench:
     def usable(self, now: float) -> list[RelayInfo]:
         return self.relays
 
+    def first_seen(self) -> dict[RelayId, float]:
+        return {}
+
     def trouble(self, now: float) -> str:
         return self.no_relays
+
+    @property
+    def core(self) -> Any:
+        return SimpleNamespace(epoch=0.0)
 
     # What the world does.
 
@@ -73,6 +85,7 @@ class Bench:
     def open(self, now: float) -> None:
         for circuit in self.building:
             circuit.state, circuit.build_time = State.OPEN, now - circuit.born
+            self.keeper.opened(cast("Any", circuit), now)
 
     def end(self, circuit: Circuit, reason: CloseReason, now: float, culprit: int | None = None) -> None:
         circuit.state = State.CLOSED

@@ -14,6 +14,7 @@ from tests.tunnels.path.relays import relay
 from tunnels.crypto.rng import StreamRng
 from tunnels.exit.policy import ExitPolicy
 from tunnels.settings import RelayKeys, Settings, TunnelSettings, freeze
+from tunnels.store import MemoryStore
 from tunnels.surroundings import Surroundings
 
 KEYS: Final = RelayKeys.generate(0.0, StreamRng(bytes(32)))
@@ -26,6 +27,7 @@ def frozen(**fields: Any) -> Settings:
     return freeze(TunnelSettings(**fields))
 
 
+STORE: Final = MemoryStore()
 RIGHT: Final[dict[str, list[tuple[Any, Any]]]] = {
     "min_circuits": [(1, 1), (8, 8), (3.0, 3)],
     "max_circuits": [(2, 2), (1000, 1000), (2.0, 2)],
@@ -43,6 +45,8 @@ RIGHT: Final[dict[str, list[tuple[Any, Any]]]] = {
     "relay_addresses": [((), ()), ([list(HERE)], (HERE,)), ((HERE, HERE), (HERE,)), ([("::1", 1)], (("::1", 1),))],
     "relay_keys": [(None, None), (KEYS, KEYS)],
     "surroundings": [(AROUND, AROUND)],
+    "store": [(STORE, STORE)],
+    "guard_min_age": [(0, 0.0), (86400, 86400.0)],
     "bootstrap": [((), ()), ([list(HERE)], (HERE,)), ((HERE, HERE), (HERE,))],
     "min_relays": [(1, 1), (100, 100)],
     "min_relay_age": [(0, 0.0), (3600, 3600.0)],
@@ -92,6 +96,8 @@ WRONG: Final[dict[str, tuple[list[Any], str]]] = {
     "relay_addresses": ([5, None, "192.0.2.1:8090", {}], "it must be a list of (numeric address, port) pairs"),
     "relay_keys": ([b"x", "x", 5], "it must be a RelayKeys or None"),
     "surroundings": ([b"x", 5, StreamRng(bytes(32))], "it must be a Surroundings or None"),
+    "store": ([b"x", 5, "state"], "it must be a Store or None"),
+    "guard_min_age": ([-1, -inf, *NOT_NUMBERS], "it must be a number, at least 0"),
     "bootstrap": ([5, None, "192.0.2.1:8090", {}], "it must be a list of (numeric address, port) pairs"),
     "min_relays": ([0, -1, 1.5, inf, *NOT_NUMBERS], LEAST_1),
     "min_relay_age": ([-1, -inf, *NOT_NUMBERS], "it must be a number, at least 0"),

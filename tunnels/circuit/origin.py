@@ -135,6 +135,8 @@ class OriginCircuit:
         self.build_time: float | None = None
         self.used = -inf
         """When a message of the application last crossed it, either way."""
+        self.answered = False
+        """Whether anything came back for the application."""
         self.heard = now
         """When a backward cell of the last hop last verified: the hops before it could pretend that all is well."""
         self.cells_sent = 0
@@ -369,7 +371,7 @@ class OriginCircuit:
         if now - self.heard < PING_INTERVAL:
             self._pings.clear()
         elif self.state is State.OPEN:
-            if len(self._pings) == PING_TRIES:
+            if len(self._pings) >= PING_TRIES:
                 self.close(CloseReason.NO_ANSWER, now)
                 return
             self.ping(now)
@@ -418,7 +420,7 @@ def on_datagram(circuit: OriginCircuit, hop: int, message: Datagram, now: float)
     if hop != circuit.hops - 1:
         circuit.core.drops[Drop.UNEXPECTED] += 1  # only the exit that we use has datagrams for us
         return
-    circuit.used = now
+    circuit.used, circuit.answered = now, True
     circuit.core.events.append(DatagramArrived(circuit, message.destination, message.data))
 
 

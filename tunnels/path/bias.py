@@ -12,7 +12,7 @@ it and none has worked since.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
 from math import inf
@@ -32,6 +32,7 @@ from tunnels.params import (
     BLAME_FLOOR,
     BLAME_HALF_LIFE,
     BLAME_PARTNERS,
+    EXIT_WITNESSES,
     GUARD_MAX_SAMPLE,
     KEEP_EXIT_TRIES,
     MAX_BLAMED_PAIRS,
@@ -143,15 +144,29 @@ class Attempt:
     Attributes:
         exit: what the next build has to end at, None to draw one.
         failures: builds that failed with this exit.
+        witnesses: relays that said they could not reach it.
     """
 
     exit: RelayId | None = None
     failures: int = 0
+    witnesses: frozenset[RelayId] = frozenset()
+
+    def refused(self, exit: RelayId, witness: RelayId) -> "Attempt":  # noqa: A002 (the word of the protocol)
+        """What follows when `witness`, in front of it, says under its own seal that it cannot reach `exit`.
+
+        A guard cannot forge that word, so two witnesses weigh more than a guard's silence: a dead exit is given up
+        soon.
+        """
+        witnesses = (self.witnesses if exit == self.exit else frozenset()) | {witness}
+        if len(witnesses) >= EXIT_WITNESSES:
+            return Attempt()
+        return replace(self.failed(exit), witnesses=witnesses)
 
     def failed(self, exit: RelayId) -> "Attempt":  # noqa: A002 (the word of the protocol)
         """What follows when a build to `exit` failed: the same exit, until it has failed KEEP_EXIT_TRIES times."""
         failures = self.failures + 1 if exit == self.exit else 1
-        return Attempt(exit, failures) if failures < KEEP_EXIT_TRIES else Attempt()
+        witnesses = self.witnesses if exit == self.exit else frozenset[RelayId]()
+        return Attempt(exit, failures, witnesses) if failures < KEEP_EXIT_TRIES else Attempt()
 
 
 @dataclass(slots=True)
