@@ -396,7 +396,7 @@ def test_weights_hold_for_the_hops_between_guard_and_exit_too(size: Size) -> Non
 @pytest.mark.parametrize("crowd", [6, 200])
 def test_blame_makes_a_pair_rarer_by_its_factor_and_nobody_else(size: Size, crowd: int) -> None:
     """In a small network, where those left are counted out, and in a large one, where draws are refused."""
-    draws = size(small=crowd * 40, long=crowd * 1000)
+    draws = size(small=crowd * 40, long=crowd * 400)
     relays = [relay(number, exits=number == 0) for number in range(crowd)]
     bad, last = relays[2].relay_id, relays[0].relay_id
     rest = {info.relay_id: 1.0 for info in relays[1:]} | {bad: 0.25}
