@@ -221,6 +221,10 @@ RETRY_DELAYS: Final = (1.0, 2.0, 4.0)
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds until a link or a hop is given up (SPEC 4.5, 7.3)."""
 
+EXTEND_TIMEOUT: Final = 7.5
+"""Seconds until a relay gives an extension up: before the originator does, so that it says which hop did not answer
+(SPEC 7.2)."""
+
 ANSWER_LIFETIME: Final = 10.0
 """Seconds a relay keeps CREATED for a repeated CREATE (SPEC 7.1)."""
 

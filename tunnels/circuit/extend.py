@@ -16,7 +16,7 @@ from tunnels.fair import FairQueue
 from tunnels.ids import Drop
 from tunnels.link.link import Link, LinkState
 from tunnels.link.responder import prefix_of
-from tunnels.params import ANSWER_LIFETIME, HANDSHAKE_TIMEOUT, MAX_OPEN_CREATES
+from tunnels.params import ANSWER_LIFETIME, EXTEND_TIMEOUT, MAX_OPEN_CREATES
 from tunnels.wire.link_messages import Create, Created
 from tunnels.wire.messages import Extend, Extended
 
@@ -64,7 +64,7 @@ class Extension:
         self._sent = False
         self._answer: Extended | None = None
         self._until = 0.0
-        self._timer = core.timers.at(now + HANDSHAKE_TIMEOUT, self._failed)
+        self._timer = core.timers.at(now + EXTEND_TIMEOUT, self._failed)
 
     @property
     def under_way(self) -> bool:
