@@ -4,9 +4,9 @@ from typing import Final
 
 import click
 
-from bench import endpoint, handshake
+from bench import circuit, endpoint, handshake, relay
 
-BENCHMARKS: Final = (handshake.command, endpoint.command)
+BENCHMARKS: Final = (handshake.command, endpoint.command, relay.command, circuit.command)
 """All of them: a new one is a module with a click command, and a line here."""
 
 main: Final = click.Group(
@@ -22,6 +22,8 @@ main: Final = click.Group(
     python -m bench handshake                a table to read
     python -m bench handshake --runs 2000    steadier figures
     python -m bench handshake --json         for a machine
+    python -m bench relay                    one relay under load, beside py-ipv8's
+    python -m bench circuit                  how fast circuits are built, beside py-ipv8's
     """,
 )
 
