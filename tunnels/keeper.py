@@ -65,6 +65,8 @@ class _Use:
 
     tried: bool = False
     worked: bool = False
+    slow: bool = False
+    """Whether it took longer to build than most do: it is built to the end to learn how long, and not used."""
 
 
 class RelaySource(Protocol):
@@ -91,6 +93,11 @@ class PoolKeeper:
         """Those begun here that are not closed; the engine may have others, for other purposes."""
         self._avoid: dict[RelayId, float] = {}
 
+    @property
+    def guards(self) -> tuple[RelayId, ...]:
+        """Those that circuits begin at, best first."""
+        return self._chooser.guards.primary
+
     def want(self, hops: int) -> None:
         """Keep circuits of `hops` hops ready from now on."""
         self._wanted.setdefault(hops, _Record())
@@ -99,6 +106,7 @@ class PoolKeeper:
         """Do what the pool plans, and keep what was learned."""
         self._chooser.relays_changed(self._source.usable(now), self._source.first_seen(), self._wall(now))
         self._note_use()
+        self._note_slow(now)
         circuits = self._pooled()
         for circuit in circuits:
             if circuit.opened is not None and now - circuit.opened >= PROVEN_AGE:
@@ -125,11 +133,31 @@ class PoolKeeper:
                 use.worked = True
                 self._chooser.used(circuit.path, worked=True)
 
+    def _note_slow(self, now: float) -> None:
+        """Give up what takes too long to build."""
+        times = self._chooser.times
+        for circuit, use in list(self._circuits.items()):
+            if circuit.state is not State.BUILDING or circuit.build_time is not None:
+                continue
+            age = now - circuit.born
+            if age > times.timeout(circuit.hops) and not use.slow and circuit.hops_built:
+                use.slow = True
+                times.timed_out()
+            if use.slow and age > times.give_up(circuit.hops):
+                times.given_up()
+                circuit.close(CloseReason.TIMEOUT, now)
+
     def opened(self, circuit: OriginCircuit, now: float) -> None:
         """A circuit can be used."""
-        if circuit in self._circuits:
-            self._chooser.opened(circuit.path, self._wall(now))
-            self._wanted[circuit.hops].attempt = Attempt()
+        use = self._circuits.get(circuit)
+        if use is None:
+            return
+        self._chooser.opened(circuit.path, self._wall(now))
+        self._wanted[circuit.hops].attempt = Attempt()
+        if circuit.build_time is not None:
+            self._chooser.times.built(circuit.hops, circuit.build_time)
+        if use.slow:
+            circuit.close(CloseReason.TIMEOUT, now)
 
     def ended(self, circuit: OriginCircuit, reason: CloseReason, culprit: int | None, now: float) -> None:
         """Learn from the end of a circuit; its successor is built by the next `tend`."""
@@ -193,8 +221,8 @@ class PoolKeeper:
                 circuit.used,
                 (circuit.cells_sent + circuit.cells_received) * CELL_SIZE,
             )
-            for circuit in self._circuits
-            if circuit.state is not State.CLOSED
+            for circuit, use in self._circuits.items()
+            if circuit.state is not State.CLOSED and not use.slow
         ]
 
     def _build(self, hops: int, now: float) -> None:

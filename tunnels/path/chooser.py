@@ -1,6 +1,7 @@
 """Everything that decides over which relays a circuit goes, in one place.  Floor 3: sans-IO; clock and dice come in.
 
-Guards say who comes first, weights who is likely, path bias which guard is out, blame which pairs are avoided.  Here
+Guards say who comes first, weights who is likely, path bias which guard is out, blame which pairs are avoided,
+build times how long to wait.  Here
 they are asked in the right order and told what came of it.  Which circuits should exist is not decided here.  All times
 are wall seconds, because guards outlive the process.
 """
@@ -14,6 +15,7 @@ from tunnels.params import GUARD_OFFLINE_RETRY, SHARES_LIFETIME
 from tunnels.path.bias import Attempt, Blame, PathBias
 from tunnels.path.guards import Candidate, Guards, NoGuard
 from tunnels.path.select import NoPathError, choose_path, kin_of, networks_of, restrictions
+from tunnels.path.timeouts import BuildTimes
 from tunnels.path.weights import Claim, Measured, share
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _GUARDS: Final = "guards"
 _BIAS: Final = "path-bias"
+_TIMES: Final = "build-times"
 """Names in the store."""
 
 _GUARD_FAILS: Final = frozenset({CloseReason.LINK_FAILED, CloseReason.NO_ANSWER, CloseReason.REFUSED})
@@ -52,13 +55,15 @@ class PathChooser:
         self.guards: Final = Guards(guard_min_age) if saved is None else Guards.from_bytes(saved, guard_min_age)
         counted = store.load(_BIAS)
         self.bias: Final = PathBias() if counted is None else PathBias.from_bytes(counted)
+        timed = store.load(_TIMES)
+        self.times: Final = BuildTimes() if timed is None else BuildTimes.from_bytes(timed)
         self.blame: Final = Blame()
         self.measured: Final = Measured()
         self._relays: tuple[RelayInfo, ...] = ()
         self._kin: Kin = {}
         self._weights: Mapping[RelayId, float] = {}
         self._weighed = -SHARES_LIFETIME
-        self._saved = (saved, counted)
+        self._saved = {_GUARDS: saved, _BIAS: counted, _TIMES: timed}
         self._retried = -GUARD_OFFLINE_RETRY
 
     def relays_changed(self, relays: Sequence[RelayInfo], first_seen: Mapping[RelayId, float], now: float) -> None:
@@ -164,13 +169,11 @@ class PathChooser:
     def save(self) -> None:
         """Store what has changed."""
         self.bias.keep(self.guards.sampled)
-        guards, bias = self.guards.to_bytes(), self.bias.to_bytes()
-        before_guards, before_bias = self._saved
-        if guards != before_guards:
-            self._store.save(_GUARDS, guards)
-        if bias != before_bias:
-            self._store.save(_BIAS, bias)
-        self._saved = (guards, bias)
+        states = {_GUARDS: self.guards.to_bytes(), _BIAS: self.bias.to_bytes(), _TIMES: self.times.to_bytes()}
+        for name, state in states.items():
+            if state != self._saved[name]:
+                self._store.save(name, state)
+                self._saved[name] = state
 
     def _factor(self, now: float) -> BlameFactor:
         return lambda before, at: self.blame.factor(before, at, now)
