@@ -21,7 +21,7 @@ from tunnels.fair import FairTable
 from tunnels.ids import Address, CircuitId, CloseReason, Drop, RelayId, Rng
 from tunnels.link.link import Link, LinkState
 from tunnels.link.outbox import Train
-from tunnels.params import DESTROY_DELAYS, REAP_INTERVAL
+from tunnels.params import DESTROY_DELAYS, MAX_REPEATED_DESTROYS, REAP_INTERVAL
 from tunnels.path.directory import Directory, RelayInfo
 from tunnels.timers import Timer, Timers
 from tunnels.wire.destination import Destination
@@ -146,6 +146,8 @@ class Core:
         self.joined: Final[FairTable[RelayCircuit]] = FairTable(limits.max_joined_circuits)
         """Circuits of others that cross us."""
         self._reaper: Timer | None = None
+        self._repeating = 0
+        """DESTROYs that will be said again."""
         self._cells_of_ended = 0
         roles = list(roles)
         self.relay_handlers: Final = _merged(role.relay for role in roles)
@@ -189,16 +191,28 @@ class Core:
         self._reaper = self.timers.at(now + REAP_INTERVAL, self._reap) if len(self.joined) else None
 
     def destroy(self, link: Link, circuit_id: CircuitId | None, sender_id: CircuitId | None, now: float) -> None:
-        """Say DESTROY, and say it again later: the cell may be lost (SPEC 7.5)."""
+        """Say DESTROY, and say it again later: the cell may be lost (SPEC 7.5).
+
+        In a flood of circuits that end the rest is said once.  Who did not hear it finds out when it sends a cell.
+        """
         message = Destroy(circuit_id, sender_id)
         link.send(message)
+        if self._repeating == MAX_REPEATED_DESTROYS:
+            return
+        self._repeating += 1
 
         def again(_now: float) -> None:
             if link.state is LinkState.UP:
                 link.send(message)
 
-        for delay in DESTROY_DELAYS:
+        def for_the_last_time(then: float) -> None:
+            again(then)
+            self._repeating -= 1
+
+        *delays, last = DESTROY_DELAYS
+        for delay in delays:
             self.timers.at(now + delay, again)
+        self.timers.at(now + last, for_the_last_time)
 
 
 def _merged(tables: Iterable[Mapping[Any, Any]]) -> Mapping[Any, Any]:
