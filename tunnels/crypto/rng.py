@@ -50,6 +50,8 @@ class StreamRng:
             self._refill()
             take = min(missing, _REFILL - 32)
             parts.append(bytes(self._pool[32 : 32 + take]))
+            if take <= len(_ZEROS):
+                self._pool[32 : 32 + take] = _ZEROS[:take]
             self._used += take
             missing -= take
         return b"".join(parts)
