@@ -97,6 +97,30 @@ class Statistics:
     drops: Mapping[Drop, int]
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """What a node knows of its network.  Relays are named as `short_name` does.
+
+    Attributes:
+        relays_known: other relays whose descriptors we hold, and the configured ones.
+        relays_usable: those of them that circuits may use now.
+        sources: the directory sources whose sets of relays count.
+        guards: where circuits of two and more hops begin, if any are wanted; best first.
+        trouble: why no circuits can be built, for people; empty when they can.
+    """
+
+    relays_known: int
+    relays_usable: int
+    sources: tuple[str, ...]
+    guards: tuple[str, ...]
+    trouble: str
+
+
+def short_name(relay_id: bytes) -> str:
+    """What people call a relay: the first eight hex digits of its id."""
+    return relay_id.hex()[:8]
+
+
 def community_id_for(network_id: bytes) -> bytes:
     """IPv8's name for the overlay of one network: two networks do not even see each other's introductions."""
     return hashlib.sha1(b"tropea tunnels 1" + network_id, usedforsecurity=False).digest()
@@ -152,6 +176,8 @@ class TunnelCommunity(Community):
         self._rejected_callbacks: list[RejectedCallback] = []
         self._opened_callbacks: list[OpenedCallback] = []
         self._closed_callbacks: list[ClosedCallback] = []
+        self._looked: Final = asyncio.Event()
+        """Set for a moment, whenever circuits may have become ready."""
         self._handlers: Final[dict[type[Event], Callable[..., None]]] = {
             CircuitOpened: self._on_opened,
             CircuitClosed: self._on_closed,
@@ -218,6 +244,20 @@ class TunnelCommunity(Community):
         about to expire.
         """
         return self._keeper.open_circuits(hops, self._driver.now())
+
+    async def wait_for_circuit(self, hops: int | None = None) -> OriginCircuit:
+        """The best circuit for new traffic, as soon as there is one; `why_not_ready` says what it waits for.
+
+        Raises:
+            LocalError: the community was unloaded, or `build_tunnels` was not called: there will be none.
+        """
+        while not (circuits := self.active_data_circuits(hops)):
+            if self._driver.closed:
+                raise LocalError("the community was unloaded")
+            if not self._keeper.wants(hops):
+                raise LocalError(self.why_not_ready(hops))
+            await self._looked.wait()
+        return circuits[0]
 
     def tunnels_ready(self, hops: int | None = None) -> float:
         """Open circuits divided by min_circuits; not capped at 1.0.  0.0 before build_tunnels: see `why_not_ready`."""
@@ -287,6 +327,15 @@ class TunnelCommunity(Community):
             cells_relayed=core.cells_relayed, closed=dict(core.closed), drops=dict(core.drops),
         )  # fmt: skip
 
+    def network_status(self) -> NetworkStatus:
+        """What this node knows of others; good at the moment it is asked for."""
+        now, discovery = self._driver.now(), self.discovery
+        return NetworkStatus(
+            relays_known=discovery.relays_known(), relays_usable=len(discovery.usable(now)),
+            sources=tuple(map(short_name, discovery.views.sources)),
+            guards=tuple(map(short_name, self._keeper.guards)), trouble=discovery.trouble(now),
+        )  # fmt: skip
+
     @property
     def relay_info(self) -> RelayInfo | None:
         """What others need to know of us, for their `relays` setting; None when we are no relay."""
@@ -300,6 +349,7 @@ class TunnelCommunity(Community):
     async def unload(self) -> None:
         """Say goodbye to neighbours, close sockets, stop.  Circuits end with CloseReason.SHUTDOWN."""
         self._driver.close()
+        self._pulse()
         if self._exit is not None:
             await self._exit.aclose()
         self.endpoint = unwrapped(self.endpoint)
@@ -312,10 +362,16 @@ class TunnelCommunity(Community):
             return
         now = self._driver.now()
         self._keeper.tend(now)
+        self._pulse()
         keys = self.relay_keys
         if keys is not None and keys.onion.rotate(self.engine.core.epoch + now) and self.settings.relay_keys is None:
             keys.keep_in(self.settings.store)
         self._driver.wake()
+
+    def _pulse(self) -> None:
+        """Let everybody who waits for a circuit look again."""
+        self._looked.set()
+        self._looked.clear()
 
     def _own(self, settings: TunnelSettings) -> Own | None:
         """What our introductions say of us; None when we are no relay."""
@@ -377,6 +433,7 @@ class TunnelCommunity(Community):
         if event.circuit.purpose is not Purpose.DATA:
             return
         self._keeper.opened(event.circuit, self._driver.now())
+        self._pulse()
         for callback in tuple(self._opened_callbacks):
             self._call(callback, event.circuit)
 

@@ -214,6 +214,11 @@ class Discovery:
         seen = {d.relay_id: self.views.first_seen(d.relay_id) for d in self.known if d.relay_id not in self._configured}
         return {relay_id: first for relay_id, first in seen.items() if first is not None}
 
+    def relays_known(self) -> int:
+        """Other relays whose descriptors we hold, and the configured ones."""
+        found = {descriptor.relay_id for descriptor in self.known} | self._configured.keys()
+        return len(found - {self._engine.core.relay_id})
+
     def trouble(self, now: float) -> str:
         """Why there is nobody to build circuits over, empty when there is."""
         return "" if self._configured else self._trouble(now)

@@ -102,6 +102,10 @@ class PoolKeeper:
         """Keep circuits of `hops` hops ready from now on."""
         self._wanted.setdefault(hops, _Record())
 
+    def wants(self, hops: int | None) -> bool:
+        """Whether circuits of `hops` hops, or any, are to be kept ready."""
+        return bool(self._wanted) if hops is None else hops in self._wanted
+
     def tend(self, now: float) -> None:
         """Do what the pool plans, and keep what was learned."""
         self._chooser.relays_changed(self._source.usable(now), self._source.first_seen(), self._wall(now))

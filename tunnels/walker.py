@@ -35,7 +35,11 @@ class Walker:
         self._next = 0.0
 
     def step(self, now: float) -> None:
-        """Ask, when it is time."""
+        """Ask, when it is time and there is a socket to ask from: IPv8 makes its overlays before it opens their
+        endpoint.
+        """
+        if not self._community.endpoint.is_open():
+            return
         hungry = self._discovery.hungry(now)
         if not hungry and (not self._discovery.is_relay or now < self._next):
             return

@@ -21,6 +21,7 @@ FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("tunnels.engine", "tunnels.keeper", "tunnels.discovery"),
     (
         "tunnels.community",
+        "tunnels.loading",
         "tunnels.walker",
         "tunnels.driver",
         "tunnels.endpoint",
@@ -58,6 +59,7 @@ NATIVE: Final[Mapping[str, tuple[str, ...]]] = {
     "ipv8": (
         "tunnels.community",
         "tunnels.identity",
+        "tunnels.loading",
         "tunnels.walker",
         "tunnels.endpoint",
         "tunnels.settings",
@@ -166,7 +168,7 @@ def ambient_dice(module: str, tree: ast.Module) -> list[str]:
     ]
 
 
-SECRET_WORD: Final = re.compile(r"(^|_)(tags?|h?macs?|auth|cookies?|authenticators?)\d*(_|$)", re.IGNORECASE)
+SECRET_WORD: Final = re.compile(r"(^|_)(tags?|h?macs?|auth|cookies?|authenticators?|tokens?|secrets?|ss)\d*(_|$)", re.IGNORECASE)
 """In a name: what it holds is compared in constant time."""
 
 MEASURE_WORD: Final = re.compile(r"_(size|len|length|count|offset|limit|lifetime|at|id)$", re.IGNORECASE)

@@ -13,7 +13,7 @@ from sim.endpoint import VirtualEndpoint
 from sim.loop import run
 from tests.support.communities import Communities
 from tunnels.circuit.origin import OriginCircuit, State
-from tunnels.community import TunnelCommunity, community_id_for
+from tunnels.community import NetworkStatus, TunnelCommunity, community_id_for, short_name
 from tunnels.errors import CircuitClosedError, EndpointError, LocalError
 from tunnels.ids import Address, CloseReason
 from tunnels.params import BUILD_BACKOFF, MAX_DATAGRAM_SIZE
@@ -129,6 +129,44 @@ def test_before_build_tunnels_and_without_relays_nothing_is_ready_and_the_reason
         client.add_relay((await world.relay()).relay_info)  # type: ignore[arg-type]
         await world.until(client.tunnels_ready)
         assert client.why_not_ready() == ""
+        await world.close()
+
+    run(main())
+
+
+def test_who_waits_for_a_circuit_gets_the_best_one_as_soon_as_it_is_open() -> None:
+    async def main() -> None:
+        world = Communities()
+        await world.relays(5, exits=2)
+        client = await world.client()
+        client.build_tunnels(2)
+        client.build_tunnels(3)
+        circuit = await client.wait_for_circuit(3)
+        assert (
+            circuit.build_time == asyncio.get_running_loop().time() - circuit.born
+        )  # in the moment in which it opened
+        assert circuit is client.active_data_circuits(3)[0]
+        assert await client.wait_for_circuit() is client.active_data_circuits()[0]
+        await world.close()
+
+    run(main())
+
+
+def test_who_waits_for_a_circuit_that_never_comes_is_told_why() -> None:
+    async def main() -> None:
+        world = Communities()
+        client = await world.client()
+        with pytest.raises(LocalError, match=re.escape("call build_tunnels(3) first")):
+            await client.wait_for_circuit()
+        client.build_tunnels(3)
+        with pytest.raises(LocalError, match=re.escape("call build_tunnels(2) first")):
+            await client.wait_for_circuit(2)
+        waiting = asyncio.ensure_future(client.wait_for_circuit(3))
+        await asyncio.sleep(10)
+        assert not waiting.done()
+        await client.unload()
+        with pytest.raises(LocalError, match="unloaded"):
+            await waiting
         await world.close()
 
     run(main())
@@ -419,6 +457,46 @@ def test_a_coroutine_function_as_callback_is_refused_because_nobody_would_await_
         for register in (client.on_data, client.on_rejected, client.on_circuit_opened, client.on_circuit_closed):
             with pytest.raises(ValueError, match="a callback is a plain function"):
                 register(callback)  # type: ignore[arg-type]
+        await world.close()
+
+    run(main())
+
+
+def test_the_network_status_tells_what_a_node_knows_before_it_knows_anybody_and_afterwards() -> None:
+    async def main() -> None:
+        world = Communities()
+        here = ("127.1.0.1", 8000)
+        relays = []
+        for number in range(1, 7):
+            address = (f"127.{number}.0.1", 8000)
+            relays.append(await world.community(
+                address, relay_addresses=(address,), bootstrap=[here][: number - 1], become_exitnode=True,
+                exit_policy="accept *:*",
+            ))  # fmt: skip
+        await world.until(lambda: all(relay.network_status().relays_known == 5 for relay in relays))
+        client = await world.community(("127.9.0.1", 8000), bootstrap=[here], min_relay_age=0.0)
+        trouble = "no relay has answered yet: set bootstrap to the address of one"
+        assert client.network_status() == NetworkStatus(0, 0, (), (), trouble)
+        client.build_tunnels(3)
+        circuit = await client.wait_for_circuit(3)
+        status = client.network_status()
+        names = {short_name(relay.relay_id or b"") for relay in relays}
+        assert (status.relays_known, status.relays_usable, status.trouble) == (6, 6, "")
+        assert len(status.sources) >= 2
+        assert {*status.sources, *status.guards} <= names
+        assert short_name(circuit.path[0].relay_id) == status.guards[0]
+        assert (relays[0].network_status().relays_usable, relays[0].network_status().trouble) == (5, "")
+        await world.close()
+
+    run(main())
+
+
+def test_configured_relays_count_as_known_without_any_source() -> None:
+    async def main() -> None:
+        world = Communities()
+        client, _ = await ready(world)
+        status = client.network_status()
+        assert (status.relays_known, status.relays_usable, status.sources, status.trouble) == (5, 5, (), "")
         await world.close()
 
     run(main())

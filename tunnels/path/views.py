@@ -62,6 +62,11 @@ class Views:
         self._remove([key for key, view in self._views.items() if now - view.seen >= VIEW_LIFETIME])
         self._tidy()
 
+    @property
+    def sources(self) -> tuple[RelayId, ...]:
+        """Whose views count, in the order of the networks they were first heard from."""
+        return tuple(view.source for view in self._views.values())
+
     def first_seen(self, relay_id: RelayId) -> float | None:
         """Wall seconds, None when nobody shows it."""
         return self._first_seen.get(relay_id)
