@@ -216,6 +216,7 @@ class TunnelCommunity(Community):
         below.endpoint = unwrapped(settings.endpoint)
         super().__init__(below)
         self.endpoint = settings.endpoint
+        self.max_peers = -1  # IPv8 would answer nobody any more at 30: whom to remember is the walker's business
 
     # --- what applications call -----------------------------------------------------------------
 
@@ -394,6 +395,7 @@ class TunnelCommunity(Community):
 
     def create_introduction_request(self, socket_address: Any, extra_bytes: bytes = b"", *args: Any,
                                     **kwargs: Any) -> bytes:  # fmt: skip
+        self._walker.asked(socket_address, self._driver.now())
         return super().create_introduction_request(socket_address, extra_bytes or self._describe(), *args, **kwargs)
 
     def create_introduction_response(self, lan_socket_address: Any, socket_address: Any, identifier: int,
@@ -405,18 +407,28 @@ class TunnelCommunity(Community):
         )  # fmt: skip
 
     def introduction_request_callback(self, peer: Peer, dist: Any, payload: Any) -> None:
-        self._introduced(payload.extra_bytes)
+        # Whom a client begins with is not for strangers to say: it listens to whom it asked.
+        self._introduced(peer, payload.extra_bytes if self.discovery.is_relay else b"")
+
+    def on_introduction_response(self, peer: Peer, dist: Any, payload: Any) -> None:
+        if self._walker.answered(peer.address):
+            super().on_introduction_response(peer, dist, payload)
+        else:
+            self.engine.core.drops[Drop.UNEXPECTED] += 1
 
     def introduction_response_callback(self, peer: Peer, dist: Any, payload: Any) -> None:
-        self._introduced(payload.extra_bytes)
+        self._introduced(peer, payload.extra_bytes)
 
     def _describe(self) -> bytes:
         return self.discovery.own_descriptor(self._driver.now()) or b""
 
-    def _introduced(self, descriptor: bytes) -> None:
-        if descriptor and not self._driver.closed:
-            self.discovery.introduced(descriptor, self._driver.now())
-            self._driver.wake()
+    def _introduced(self, peer: Peer, descriptor: bytes) -> None:
+        if self._driver.closed:
+            return
+        identity = peer.public_key.key_to_bin()
+        relay = bool(descriptor) and self.discovery.introduced(descriptor, identity, self._driver.now())
+        self._walker.met(peer, relay=relay)
+        self._driver.wake()
 
     def _on_event(self, event: Event) -> None:
         self.discovery.on_event(event, self._driver.now())

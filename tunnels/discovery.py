@@ -16,6 +16,7 @@ from tunnels.circuit.core import CircuitClosed, CircuitOpened, Purpose, Role
 from tunnels.circuit.directory_fetch import Fetched, Fetcher
 from tunnels.circuit.directory_service import DirectoryService
 from tunnels.errors import LocalError, RemoteError
+from tunnels.fair import FairTable
 from tunnels.ids import CloseReason, Drop
 from tunnels.link.link import LinkState
 from tunnels.params import (
@@ -26,8 +27,11 @@ from tunnels.params import (
     GOSSIP_JITTER,
     MAX_DESCRIPTOR_LIFETIME,
     MAX_PROBES,
+    MAX_REACHING,
     MAX_UNREACHED,
+    NEWS_SHARE,
     PROBE_INTERVAL,
+    PROBE_PAUSE,
     PROBE_TIMEOUT,
     PUBLISH_INTERVAL,
     PUBLISH_JITTER,
@@ -123,15 +127,21 @@ class Discovery:
         self._publish_from = 0.0
         self._introduced: dict[RelayId, RelayDescriptor] = {}
         """Relays that introduced themselves: to begin with, and (at a relay) to have reached."""
+        self._waiting: FairTable[RelayId] = FairTable(MAX_UNREACHED)
+        """Places in `_introduced`, by network: thousands of one network do not keep the others out."""
         self._asking: dict[OriginCircuit, Callable[[OriginCircuit, float], None]] = {}
         """Directory circuits that are being built, and what to do with each when it is open."""
         self._probes: dict[RelayId, _Probing] = {}
+        self._thirds: dict[RelayId, float] = {}
+        """Third relays that would refuse another PROBE until then."""
         self._obeyed: dict[Link, float] = {}
         """When a PROBE that came over a link was last obeyed."""
         self._asked: dict[RelayId, float] = {}
-        self._fetching: set[RelayId] = set()
+        self._fetching: dict[RelayId, RelayInfo] = {}
         self.rounds = 0
         """Fetches that came to an end."""
+        self._news = 0.0
+        """Descriptors that the last of them brought, or half of those before."""
 
     def roles(self) -> tuple[Role, ...]:
         """What the engine has to know for us."""
@@ -167,27 +177,46 @@ class Discovery:
         assert self._descriptor is not None
         return self._descriptor.encode()
 
-    def introduced(self, data: bytes, now: float) -> None:
-        """A neighbour described itself in an IPv8 introduction."""
+    def introduced(self, data: bytes, identity: bytes, now: float) -> bool:
+        """A neighbour described itself in an IPv8 introduction.
+
+        Args:
+            identity: the public key that signed the introduction: nobody introduces others.
+
+        Returns:
+            Whether it is a relay.
+        """
         core = self._engine.core
         try:
             descriptor = RelayDescriptor.decode(data)
             relay_id = descriptor.relay_id
             known = self.known.get(relay_id) or self._introduced.get(relay_id)
-            if relay_id == core.relay_id or (known is not None and not descriptor.newer_than(known)):
-                return
+            if descriptor.identity != identity or relay_id == core.relay_id:
+                core.drops[Drop.UNEXPECTED] += 1
+                return False
+            if known is not None and not descriptor.newer_than(known):
+                return True
+            network = network_of(descriptor.addresses[0][0])
+            if known is None and self._waiting.full_for(network):
+                core.drops[Drop.LIMIT] += 1
+                return True
             descriptor.check(self._network_id, self._epoch + now, self._verify)
-            core.directory.add(descriptor.info)
-        except (RemoteError, LocalError, ValueError):
+        except RemoteError:
             core.drops[Drop.MALFORMED] += 1
-            return
+            return False
         if relay_id in self.known:
-            self.known.add(descriptor)  # reached before; a new address is tried by whoever dials it
-            return
-        self._introduced.pop(relay_id, None)
-        if len(self._introduced) >= MAX_UNREACHED:
-            self._introduced.pop(next(iter(self._introduced)))
+            if self.known.add(descriptor):  # reached before; a new address is tried by whoever dials it
+                self._use(descriptor)
+            return True
+        self._forget_introduced(relay_id)
+        if (leaves := self._waiting.add(network, relay_id)) is not None:
+            self._forget_introduced(leaves)
         self._introduced[relay_id] = descriptor
+        return True
+
+    def _forget_introduced(self, relay_id: RelayId) -> None:
+        self._waiting.discard(relay_id)
+        self._introduced.pop(relay_id, None)
 
     def believe(self, relay: RelayInfo) -> None:
         """Use `relay` from now on, without asking anybody."""
@@ -247,7 +276,7 @@ class Discovery:
             then(event.circuit, now)
         elif isinstance(event, CircuitClosed):
             self._asking.pop(event.circuit, None)
-            self._fetching.discard(event.circuit.path[-1].relay_id)
+            self._fetching.pop(event.circuit.path[-1].relay_id, None)
 
     # --- rounds --------------------------------------------------------------------------------------
 
@@ -258,6 +287,8 @@ class Discovery:
         self.views.forget(gone)
         for relay_id in gone:
             core.directory.remove(relay_id)
+        for relay_id in [relay_id for relay_id, descriptor in self._introduced.items() if descriptor.expires <= wall]:
+            self._forget_introduced(relay_id)
         self.own_descriptor(now)
         hurry = self._compare(now) if self._own is not None else self._ask_sources(now)
         interval = DISCOVERY_INTERVAL if hurry else GOSSIP_INTERVAL
@@ -269,7 +300,7 @@ class Discovery:
         others = [d for d in self.known if d.relay_id != self._engine.core.relay_id]
         if others:
             self._fetch(others[self._engine.core.rng.below(len(others))], now)
-        return bool(self._introduced) or not others or self.rounds < FETCH_SOURCES
+        return not others or self.rounds < FETCH_SOURCES or self._news > NEWS_SHARE * len(self.known)
 
     def _ask_sources(self, now: float) -> bool:
         """A client's round; whether the next should come soon."""
@@ -278,14 +309,17 @@ class Discovery:
         in_trouble = bool(self._trouble(now))
         lasts = TROUBLED_FETCH_INTERVAL if in_trouble else CLIENT_FETCH_INTERVAL
         fresh = {source for source, asked in self._asked.items() if wall - asked < lasts}
-        taken = {network for d in candidates if d.relay_id in fresh for network in networks_of(d.info)}
+        asked = [d.info for d in candidates if d.relay_id in fresh]
+        taken = {network for source in (*asked, *self._fetching.values()) for network in networks_of(source)}
         missing = FETCH_SOURCES - len(fresh) - len(self._fetching)
         self._shuffle(candidates)
         for descriptor in candidates:
             networks = networks_of(descriptor.info)
             if missing <= 0:
                 break
-            if descriptor.relay_id in fresh | self._fetching or (self._rules.distinct_networks and networks & taken):
+            if descriptor.relay_id in fresh | self._fetching.keys() or (
+                self._rules.distinct_networks and networks & taken
+            ):
                 continue
             taken |= networks
             missing -= self._fetch(descriptor, now)
@@ -298,7 +332,7 @@ class Discovery:
         path = self._way_to(descriptor.info, now)
         if not self._open(path, now, lambda circuit, then: self._fetcher.fetch(circuit, then, self._done)):
             return False
-        self._fetching.add(relay_id)
+        self._fetching[relay_id] = descriptor.info
         return True
 
     def _way_to(self, source: RelayInfo, now: float) -> tuple[RelayInfo, ...]:
@@ -315,20 +349,20 @@ class Discovery:
 
     def _done(self, fetched: Fetched, now: float) -> None:
         core = self._engine.core
-        self._fetching.discard(fetched.source)
+        source = self._fetching.pop(fetched.source, None)
         for circuit in list(self._engine.circuits):
             if circuit.purpose is Purpose.DIRECTORY and circuit.path[-1].relay_id == fetched.source:
                 circuit.close(CloseReason.REQUESTED, now)
-        if fetched.relays is None:
+        if fetched.relays is None or source is None:
             return
         self.rounds += 1
+        self._news = max(fetched.news, self._news / 2)
         wall = self._epoch + now
         self._asked[fetched.source] = wall
-        source = self.known.get(fetched.source) or core.directory.get(fetched.source)
-        network = network_of(source.addresses[0][0]) if source and self._rules.distinct_networks else None
-        self.views.show(fetched.source, fetched.relays, wall, network=network)
+        networks = networks_of(source) if self._rules.distinct_networks else frozenset[str]()
+        self.views.show(fetched.source, fetched.relays, wall, networks=networks)
         for relay_id in fetched.relays:
-            self._introduced.pop(relay_id, None)
+            self._forget_introduced(relay_id)
             descriptor = self.known.get(relay_id)
             if descriptor is not None and relay_id != core.relay_id:
                 self._use(descriptor)
@@ -356,7 +390,9 @@ class Discovery:
         for relay_id, probe in list(self._probes.items()):
             if now >= probe.until or relay_id not in self._introduced:
                 del self._probes[relay_id]
-        for relay_id in self._introduced:
+        for relay_id in list(self._introduced):
+            if len(self._probes) == MAX_REACHING:
+                break
             if relay_id not in self._probes:
                 self._probes[relay_id] = _Probing(now + PROBE_TIMEOUT)
                 self._reach(relay_id, now)
@@ -366,12 +402,23 @@ class Discovery:
         probe, descriptor = self._probes[relay_id], self._introduced[relay_id]
         passed_over = {relay_id, self._engine.core.relay_id, *probe.asked}
         thirds = [d for d in self.known if d.relay_id not in passed_over]
-        if not thirds or len(probe.asked) == MAX_PROBES:
+        if thirds and len(probe.asked) < MAX_PROBES:
+            self._thirds = {third: until for third, until in self._thirds.items() if until > now}
+            thirds = [d for d in thirds if d.relay_id not in self._thirds]
+            if not thirds:  # all of them would refuse: one second is not over
+                self._timers.at(min(self._thirds.values()), lambda then: self._reach_again(relay_id, then))
+                return
+        else:
             self._try(descriptor, now, lambda reach, then: self._reached(relay_id, reach, then), alone=True)
             return
         third = thirds[self._engine.core.rng.below(len(thirds))]
         probe.asked.add(third.relay_id)
+        self._thirds[third.relay_id] = now + PROBE_PAUSE
         self._open((third.info,), now, partial(self._send_probe, Probe(descriptor.encode())))
+
+    def _reach_again(self, relay_id: RelayId, now: float) -> None:
+        if relay_id in self._probes and relay_id in self._introduced:
+            self._reach(relay_id, now)
 
     @staticmethod
     def _send_probe(message: Probe, circuit: OriginCircuit, now: float) -> None:
@@ -393,15 +440,16 @@ class Discovery:
             self._reach(relay_id, now)
             return
         del self._probes[relay_id]
-        del self._introduced[relay_id]
+        self._forget_introduced(relay_id)
         if reach is Reach.REACHED and self.known.add(descriptor):
             self._use(descriptor)
+        self._timers.at(now, self._reach_newcomers)
 
     def _on_probe(self, circuit: RelayCircuit, message: Probe, _early: bool, now: float) -> None:  # noqa: FBT001
         core = self._engine.core
         link = circuit.link
         self._obeyed = {known: when for known, when in self._obeyed.items() if now - when < PROBE_INTERVAL}
-        if not core.directory.is_relay(link.remote) or link in self._obeyed:
+        if link in self._obeyed:
             self._drop(Drop.REFUSED)
             return
         self._obeyed[link] = now
@@ -412,6 +460,10 @@ class Discovery:
             self._drop(Drop.MALFORMED)
             return
         relay_id = descriptor.relay_id
+        if not core.directory.is_relay(link.remote):
+            self._drop(Drop.REFUSED)
+            self._engine.send_backward(circuit, Vouched(Reach.CANNOT_TELL, relay_id), now)
+            return
         self._try(
             descriptor, now, lambda reach, then: self._engine.send_backward(circuit, Vouched(reach, relay_id), then),
             alone=False,

@@ -517,8 +517,15 @@ GOSSIP_INTERVAL: Final = 60.0
 
 GOSSIP_JITTER: Final = 0.2
 
+NEWS_SHARE: Final = 0.05
+"""Share of news in what a relay knows above which it compares again at once: a network that starts is learned in
+seconds, and one that runs brings a hundredth in an hour."""
+
 PROBE_INTERVAL: Final = 1.0
 """Seconds between PROBEs that are obeyed for one link (SPEC 11.3)."""
+
+PROBE_PAUSE: Final = 1.5 * PROBE_INTERVAL
+"""Seconds between PROBEs that one relay is sent: losses and queues bring the second one nearer to the first."""
 
 PROBE_TIMEOUT: Final = 25.0
 """Seconds for a circuit, a link and an answer, each of which may need its retries."""
@@ -527,7 +534,16 @@ MAX_PROBES: Final = 3
 """Third relays that are asked to reach a newcomer (SPEC 11.3)."""
 
 MAX_UNREACHED: Final = 256
-"""Introduced relays that wait to be reached."""
+"""Introduced relays that wait to be reached, or asked."""
+
+MAX_REACHING: Final = 8
+"""Introduced relays that are being reached at one time: each costs handshakes, here and at a third relay."""
+
+CHECKS_PER_TURN: Final = 4
+"""Signatures of one page that are checked before others have their turn: 12 ms with the slowest kind of key."""
+
+CHECK_PAUSE: Final = 0.002
+"""Seconds until the next turn."""
 
 PUBLISH_INTERVAL: Final = 8 * 3600.0
 """Seconds after which a relay describes itself anew, less up to PUBLISH_JITTER (SPEC 11.2)."""
@@ -705,6 +721,15 @@ WALK_INTERVAL: Final = 1.0
 
 WALK_INTERVAL_FED: Final = 30.0
 """Seconds between introductions that a relay asks for when it knows enough, so that newcomers are noticed."""
+
+ASK_TIMEOUT: Final = 5.0
+"""Seconds after which somebody who was asked for an introduction is forgotten."""
+
+MAX_PEERS: Final = 256
+"""Relays that a node remembers having met, for introductions; a newcomer is answered all the same."""
+
+MAX_INTRODUCED_ADDRESSES: Final = 256
+"""Addresses that wait to be asked.  One is asked a second, and each answer brings one."""
 
 INITIAL_RTT: Final = 0.333
 """Seconds, before the first sample (RFC 9002 6.2.2)."""

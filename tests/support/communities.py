@@ -119,6 +119,17 @@ class Communities:
     async def client(self, **fields: Any) -> TunnelCommunity:
         return await self.community(self._address(), **{"relays": self.infos, **fields})
 
+    async def newcomer(
+        self, *bootstrap: Address, relay: bool = False, policy: str = "", **fields: Any
+    ) -> TunnelCommunity:
+        """Somebody who knows these addresses, and nobody else."""
+        address = self._address()
+        role = {"relay_addresses": (address,), "become_exitnode": bool(policy), "exit_policy": policy or "reject *:*"}
+        return await self.community(
+            address,
+            **{"bootstrap": bootstrap, "min_relay_age": 0.0, "guard_min_age": 0.0, **(role if relay else {}), **fields},
+        )
+
     async def community(self, *binds: Address, key: str = "curve25519", **fields: Any) -> TunnelCommunity:
         endpoint = VirtualEndpoint(self.network, *binds)
         around = Surroundings(rng=self.rng(), wall=running().wall, open_port=self.outside.port, resolver=self.outside)

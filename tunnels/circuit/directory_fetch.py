@@ -6,6 +6,7 @@ shows and what it leaves out is reported to whoever weighs sources (`path.views`
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from tunnels.circuit.core import Role
 from tunnels.circuit.origin import OriginCircuit, State
 from tunnels.errors import LocalError, RemoteError
 from tunnels.ids import Drop, RelayId
-from tunnels.params import FETCH_RETRY, FETCH_TIMEOUT, FETCH_TRIES
+from tunnels.params import CHECK_PAUSE, CHECKS_PER_TURN, FETCH_RETRY, FETCH_TIMEOUT, FETCH_TRIES
 from tunnels.path.descriptor import RelayDescriptor, Verify
 from tunnels.wire.directory_messages import (
     NO_RELAY,
@@ -48,8 +49,28 @@ class Fetched:
 Done = Callable[[Fetched, float], None]
 
 
+class _Page:
+    """One answer that is being read.
+
+    Attributes:
+        following: where the next page begins.
+        descriptors: those that were not looked at yet.
+        checks: signatures that were checked in this turn.
+    """
+
+    __slots__ = ("checks", "descriptors", "following")
+
+    def __init__(self, following: RelayId, descriptors: deque[RelayDescriptor]) -> None:
+        self.following: Final = following
+        self.descriptors: Final = descriptors
+        self.checks = 0
+
+
 class _Fetch:
-    """One conversation with one source.  INVARIANT: exactly one request is unanswered until it is done."""
+    """One conversation with one source.
+
+    INVARIANT: until it is done, exactly one request is unanswered or its answer is being read.
+    """
 
     def __init__(self, circuit: OriginCircuit, now: float, done: Done) -> None:
         self.circuit: Final = circuit
@@ -62,6 +83,7 @@ class _Fetch:
         self.timer: Timer | None = None
         self.shown: set[RelayId] = set()
         self.news = 0
+        self.page: _Page | None = None
 
 
 class Fetcher:
@@ -109,12 +131,15 @@ class Fetcher:
         return descriptor if self._keep(descriptor, now) else None
 
     def _keep(self, descriptor: RelayDescriptor, now: float) -> bool:
-        known = self._known.get(descriptor.relay_id)
-        # A signature costs up to 3 ms: not spent on what we have, nor on what there is no room for.
-        if (known is not None and known.digest == descriptor.digest) or not self._known.has_room_for(descriptor):
+        if self._is_settled(descriptor):
             return False
         descriptor.check(self._network_id, self._epoch + now, self._verify)
         return self._known.add(descriptor)
+
+    def _is_settled(self, descriptor: RelayDescriptor) -> bool:
+        """A signature costs up to 3 ms: not spent on what we have, nor on what there is no room for."""
+        known = self._known.get(descriptor.relay_id)
+        return (known is not None and known.digest == descriptor.digest) or not self._known.has_room_for(descriptor)
 
     def _ask(self, fetch: _Fetch, now: float) -> None:
         if fetch.circuit.state is not State.OPEN or fetch.tries == FETCH_TRIES or now >= fetch.deadline:
@@ -162,36 +187,71 @@ class Fetcher:
         if fetch is None:
             return
         request = fetch.request
-        if not isinstance(request, BucketsRequest) or message.after != request.after:
+        if not isinstance(request, BucketsRequest) or message.after != request.after or fetch.page is not None:
             return  # the answer to a request that we repeated
         try:
-            self._take_page(fetch, message, request.wanted, now)
+            fetch.page = _Page(message.following, _in_order(message, request.wanted))
         except RemoteError:
-            self._dropped(Drop.MALFORMED)
-            self._end(fetch, now, complete=False)
+            self._give_up(fetch, now)
             return
-        if message.following == NO_RELAY:
+        self._read_on(fetch, now)
+
+    def _read_on(self, fetch: _Fetch, now: float) -> None:
+        """Check a few descriptors of the page, the others in later turns: a whole page may take a tenth of a second."""
+        page, request = fetch.page, fetch.request
+        assert page is not None
+        assert isinstance(request, BucketsRequest)
+        if fetch.timer is not None:
+            fetch.timer.cancel()
+        try:
+            while page.descriptors and page.checks < CHECKS_PER_TURN:
+                self._take(fetch, page, page.descriptors.popleft(), now)
+        except RemoteError:
+            self._give_up(fetch, now)
+            return
+        if page.descriptors:
+            page.checks = 0
+            fetch.timer = self._timers.at(now + CHECK_PAUSE, lambda then: self._read_on(fetch, then))
+            return
+        fetch.page = None
+        if page.following == NO_RELAY:
             self._end(fetch, now, complete=True)
         else:
-            self._ask_next(fetch, BucketsRequest(request.wanted, message.following), now)
+            self._ask_next(fetch, BucketsRequest(request.wanted, page.following), now)
 
-    def _take_page(self, fetch: _Fetch, message: Descriptors, wanted: frozenset[int], now: float) -> None:
-        """Keep what a page holds.  Every page brings the ids up: a source cannot keep us reading in circles.
-
-        Raises:
-            RemoteError: it is not the page we asked for, or holds something that is not signed.
+    def _take(self, fetch: _Fetch, page: _Page, descriptor: RelayDescriptor, now: float) -> None:
         """
-        last = message.after
-        for data in message.descriptors:
-            descriptor = RelayDescriptor.decode(data)
-            if descriptor.relay_id <= last or descriptor.relay_id[0] not in wanted:
-                raise RemoteError("a page that is not in order")
-            last = descriptor.relay_id
-            # Clocks differ: what expires just now, or seems to come from the future, is not the source's fault.  Else
-            # one relay that publishes such a descriptor would break every fetch from everybody.
-            if descriptor.valid_at(self._epoch + now):
-                fetch.news += self._keep(descriptor, now)
-                if descriptor.relay_id in self._known:
-                    fetch.shown.add(descriptor.relay_id)
-        if message.following != NO_RELAY and (message.following != last or not message.descriptors):
-            raise RemoteError("a page that leads nowhere")
+        Raises:
+            RemoteError: it is not signed.
+        """
+        # Clocks differ: what expires just now, or seems to come from the future, is not the source's fault.  Else one
+        # relay that publishes such a descriptor would break every fetch from everybody.
+        if not descriptor.valid_at(self._epoch + now):
+            return
+        page.checks += not self._is_settled(descriptor)
+        fetch.news += self._keep(descriptor, now)
+        if descriptor.relay_id in self._known:
+            fetch.shown.add(descriptor.relay_id)
+
+    def _give_up(self, fetch: _Fetch, now: float) -> None:
+        self._dropped(Drop.MALFORMED)
+        self._end(fetch, now, complete=False)
+
+
+def _in_order(message: Descriptors, wanted: frozenset[int]) -> deque[RelayDescriptor]:
+    """What a page holds.  Every page brings the ids up: a source cannot keep us reading in circles.
+
+    Raises:
+        RemoteError: it is not the page we asked for, or holds what is no descriptor.
+    """
+    last = message.after
+    found: deque[RelayDescriptor] = deque()
+    for data in message.descriptors:
+        descriptor = RelayDescriptor.decode(data)
+        if descriptor.relay_id <= last or descriptor.relay_id[0] not in wanted:
+            raise RemoteError("a page that is not in order")
+        last = descriptor.relay_id
+        found.append(descriptor)
+    if message.following != NO_RELAY and (message.following != last or not found):
+        raise RemoteError("a page that leads nowhere")
+    return found

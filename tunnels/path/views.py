@@ -6,7 +6,7 @@ them agree, to believe those alone.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from tunnels.ids import RelayId
@@ -20,6 +20,7 @@ class View:
     source: RelayId
     relays: frozenset[RelayId]
     seen: float
+    networks: frozenset[str]
 
 
 class Views:
@@ -29,22 +30,25 @@ class Views:
     """
 
     def __init__(self, min_sources: int = MIN_SOURCES) -> None:
-        self._views: dict[str | RelayId, View] = {}
+        self._views: dict[RelayId, View] = {}
         self._first_seen: dict[RelayId, float] = {}
         self.min_sources = min_sources
 
     def __len__(self) -> int:
         return len(self._views)
 
-    def show(self, source: RelayId, relays: Iterable[RelayId], now: float, *, network: str | None = None) -> None:
+    def show(self, source: RelayId, relays: Iterable[RelayId], now: float, *,
+             networks: Collection[str] = frozenset()) -> None:  # fmt: skip
         """`source` has shown its whole set.
 
         Args:
-            network: where the source is (`select.network_of`); None where networks are not told apart.
+            networks: all in which the source says it is (`select.networks_of`): one it has only made up adds no second
+                voice to the one it has.  Empty where networks are not told apart.
         """
-        self._remove([key for key, view in self._views.items() if view.source == source])  # it may have moved
-        view = View(source, frozenset(relays), now)
-        self._views[source if network is None else network] = view
+        view = View(source, frozenset(relays), now, frozenset(networks))
+        same = [known for known, other in self._views.items() if known == source or other.networks & view.networks]
+        self._remove(same)
+        self._views[source] = view
         for relay_id in view.relays:
             self._first_seen.setdefault(relay_id, now)
         self._tidy()
@@ -54,7 +58,7 @@ class Views:
         gone = frozenset(gone)
         if gone:
             self._remove([key for key, view in self._views.items() if view.source in gone])
-            self._views = {key: View(view.source, view.relays - gone, view.seen) for key, view in self._views.items()}
+            self._views = {key: replace(view, relays=view.relays - gone) for key, view in self._views.items()}
             self._tidy()
 
     def expire(self, now: float) -> None:
@@ -112,7 +116,7 @@ class Views:
         largest = max(groups, key=len, default=[])
         return largest if len(largest) > len(views) / 2 and len(largest) > self.min_sources else []
 
-    def _remove(self, keys: Iterable[str | RelayId]) -> None:
+    def _remove(self, keys: Iterable[RelayId]) -> None:
         for key in keys:
             del self._views[key]
 

@@ -21,7 +21,7 @@ def shown(*views: frozenset[RelayId], min_sources: int = MIN_SOURCES) -> Views:
     """Sources in different networks, each of which has shown one of `views`, at second 0."""
     made = Views(min_sources)
     for number, view in enumerate(views):
-        made.show(relay(f"source {number}"), view, 0, network=f"{number}")
+        made.show(relay(f"source {number}"), view, 0, networks={f"{number}"})
     return made
 
 
@@ -74,8 +74,8 @@ def test_one_source_alone_makes_nothing_usable_however_often_it_answers(
 ) -> None:
     views = Views()
     for now, pool in enumerate((first, second, first)):
-        views.show(relay("liar"), pool, now, network="1")
-        views.show(relay("liar"), pool, now, network="2")  # it says it has moved
+        views.show(relay("liar"), pool, now, networks={"1"})
+        views.show(relay("liar"), pool, now, networks={"2"})  # it says it has moved
     assert len(views) == 1
     assert not agreed(views, now=9)
     assert trouble(views, now=9) == "1 of 2 directory sources have answered"
@@ -135,7 +135,7 @@ def test_a_relay_is_used_once_it_has_been_known_for_long_enough() -> None:
 def test_a_newcomer_does_not_get_the_age_of_the_others_nor_do_they_lose_theirs() -> None:
     views = shown(HONEST, HONEST)
     for n in range(2):
-        views.show(relay(f"source {n}"), HONEST | {relay("new")}, 100, network=f"{n}")
+        views.show(relay(f"source {n}"), HONEST | {relay("new")}, 100, networks={f"{n}"})
     assert agreed(views, min_age=60, now=120) == HONEST
     assert views.first_seen(relay("new")) == 100
 
@@ -144,13 +144,13 @@ def test_who_was_shown_by_nobody_for_a_while_begins_again() -> None:
     views = shown(HONEST, HONEST)
     for now, pool in ((10, relays(99)), (20, HONEST)):
         for n in range(2):
-            views.show(relay(f"source {n}"), pool, now, network=f"{n}")
+            views.show(relay(f"source {n}"), pool, now, networks={f"{n}"})
     assert views.first_seen(relay(99)) == 20
 
 
 def test_an_old_view_says_nothing_any_more() -> None:
     views = shown(HONEST, HONEST, HONEST)
-    views.show(relay("source 0"), HONEST, VIEW_LIFETIME - 1, network="0")
+    views.show(relay("source 0"), HONEST, VIEW_LIFETIME - 1, networks={"0"})
     assert not trouble(views, now=VIEW_LIFETIME - 1)
     assert trouble(views, now=VIEW_LIFETIME) == "1 of 2 directory sources have answered"
     assert not agreed(views, now=VIEW_LIFETIME)
@@ -159,14 +159,14 @@ def test_an_old_view_says_nothing_any_more() -> None:
 def test_a_network_that_changed_completely_is_no_disagreement_with_what_was_seen_the_day_before() -> None:
     views = shown(HONEST, HONEST, HONEST)
     for n in (3, 4):
-        views.show(relay(f"source {n}"), relays(100, "new "), VIEW_LIFETIME, network=f"{n}")
+        views.show(relay(f"source {n}"), relays(100, "new "), VIEW_LIFETIME, networks={f"{n}"})
     assert trouble(views, now=VIEW_LIFETIME) == ""
 
 
 def test_what_a_liar_shows_and_shows_no_more_is_not_remembered() -> None:
     views = Views()
     for now in range(20):
-        views.show(relay("liar"), relays(500, f"{now} "), now, network="1")
+        views.show(relay("liar"), relays(500, f"{now} "), now, networks={"1"})
     assert sum(views.first_seen(each) is not None for now in range(20) for each in relays(500, f"{now} ")) == 500
 
 
@@ -177,7 +177,7 @@ def test_a_liar_among_honest_sources_is_noticed_and_adds_nothing() -> None:
     views = shown(HONEST, HONEST, SYBILS)
     assert "disagree" in trouble(views)
     assert agreed(views) == HONEST
-    views.show(relay("source 3"), HONEST, 0, network="3")
+    views.show(relay("source 3"), HONEST, 0, networks={"3"})
     assert trouble(views) == "", "three honest sources outvote one liar"
     assert agreed(views) == HONEST
 
@@ -201,7 +201,7 @@ def test_liars_as_many_as_the_honest_stop_a_client_and_do_not_lead_it() -> None:
 def test_sybils_of_one_network_are_one_source_however_many_answer_and_however_late() -> None:
     views = Views()
     for n in range(10):
-        views.show(relay(f"sybil {n}"), SYBILS, n * 3600, network="66.66.0.0/16")
+        views.show(relay(f"sybil {n}"), SYBILS, n * 3600, networks={"66.66.0.0/16"})
         assert trouble(views, now=n * 3600) == "1 of 2 directory sources have answered"
         assert not agreed(views, now=n * 3600)
 
