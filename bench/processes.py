@@ -1,7 +1,7 @@
 """Processes that a benchmark starts, asks and ends: each side of a comparison has its own, and its own CPU time.
 
-A process is a fresh interpreter that imports nothing but its part: what else a process has loaded shows in the figures
-(docs/performance.md).
+A process is a fresh interpreter that imports nothing but its part, with the allocator as it starts: what else a process
+has loaded shows in the figures (docs/performance.md).
 """
 
 import asyncio
@@ -30,6 +30,10 @@ ANSWER_TIME: Final = 120.0
 _END_TIME: Final = 2.0
 """Seconds a process has to notice that nobody asks any more."""
 
+_ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""glibc's own values, made to stay.  Left alone it raises them once a large block was freed, which is a matter of luck
+and halves what py-ipv8's endpoint costs (docs/performance.md)."""
+
 _ROOT: Final = Path(__file__).parent.parent
 
 
@@ -50,7 +54,7 @@ class Process:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bench.processes", str(theirs.fileno()), self._name],
-                cwd=_ROOT, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                cwd=_ROOT, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, env={**os.environ, **_ALLOCATOR},
             )  # fmt: skip
         self._connection = Connection(ours.detach())
         self._connection.send(arguments)

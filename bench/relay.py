@@ -49,11 +49,13 @@ PEAK_RUST: Final = 1 / 2
 SPREAD_RUST: Final = 1.0
 """Targets: CPU of a cell of ours, as a share of theirs."""
 
-RATES: Final = (20_000, 40_000, 80_000, 160_000, 320_000)
+RATES: Final = (20_000, 40_000, 80_000, 120_000, 160_000, 240_000, 320_000)
 """Cells a second that are offered, one step after the other."""
 
 KEEPS_UP: Final = 0.6
-"""A relay that passes less than this share on is at its limit: the next step would say no more."""
+ENOUGH: Final = 2
+"""A relay that passes less than KEEPS_UP of what is offered on is at its limit, or was disturbed: after ENOUGH such
+steps the next one would say no more."""
 
 TRAIN: Final = 40
 """Cells of a train at peak: fits a datagram of either cell size."""
@@ -205,11 +207,12 @@ def _step(relay: Process, sender: Process, receiver: Process, size: int, rate: f
 
 
 def _best(relay: Process, sender: Process, receiver: Process, size: int, seconds: float) -> Step:
-    best = Step(0, 0, 0)
+    best, behind = Step(0, 0, 0), 0
     for rate in RATES:
         step = _step(relay, sender, receiver, size, rate, seconds)
         best = max(best, step, key=lambda each: each.passed)
-        if step.passed < KEEPS_UP * step.offered:
+        behind += step.passed < KEEPS_UP * step.offered
+        if behind == ENOUGH:
             break
     return best
 

@@ -64,7 +64,10 @@ class Port:  # a tunnels.endpoint.face.CellPort
             send_train(self.socket, view[at : at + BATCH_CELLS * CELL_SIZE], CELL_SIZE, receiver)
 
     def _readable(self) -> None:
-        size, sender = self.socket.recvfrom_into(self._view)
+        try:
+            size, sender = self.socket.recvfrom_into(self._view)
+        except BlockingIOError:  # counted or drained meanwhile
+            return
         if self._receive is not None and size % CELL_SIZE == 0:
             self._receive(self._view[:size], sender)
 

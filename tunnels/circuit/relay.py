@@ -3,7 +3,8 @@
 HOT PATH.  `RelayCircuit.on_cell` passes a forward cell on, `Onward.on_cell` a backward one: one libsodium call, one
 header block and no object each.
 
-  cost    3.0 us a forward cell, 2.0 us a backward one, all checks on (python -m bench relay)
+  cost    3.5 us a forward cell in a train, all checks on, from the receive buffer to the sealed header; 4.4 us with the
+          kernel; 10 us for single cells of 1 000 circuits and 64 neighbours (python -m bench relay)
 
 A relay knows two neighbours, one layer, and what is addressed to it.  It never chooses: the originator names each hop.
 """

@@ -3,7 +3,9 @@
 HOT PATH.  A relay runs `RelayLayer.open_forward` or `RelayLayer.pass_backward` once for every cell it forwards, an
 originator `OriginLayers.wrap` and `OriginLayers.peel`.
 
-  cost    one libsodium call a cell and hop, plus two short ones an inner hop in `wrap`
+  cost    one libsodium call a cell and hop, plus two short ones an inner hop in `wrap`.  `open_forward` takes 2.5 us,
+          libsodium 2.0 of them (0.7 to get there, 1.3 inside): more than half of what a relay does for a cell
+          (python -m bench relay)
   copies  none: layers are opened from the receive buffer straight into the place of the next cell
   memory  `wrap` works up to WRAP_SLACK bytes beyond the cell; the bytes there are scratch
 
