@@ -106,7 +106,11 @@ def assert_nothing_is_left(demo: Demo) -> None:
 def test_the_demo_shows_every_step_and_leaves_nothing_behind(demo: Demo) -> None:
     assert demo.end() == 0, demo.seen
     for words in (
-        r"relay8 +127\.8\.0\.1:\d+ +relay, and exit: accept 127\.53\.0\.1:\d+, reject \*:\*",
+        r"relay8 +127\.8\.0\.1:\d+ +relay, and exit: accept \*:\d+, reject \*:\*",
+        r"find each other from one address, 127\.1\.0\.1:\d+",
+        r"relays +7 7 7 7 7 7 7 7 +others known to relay1 \.\.\. relay8",
+        r"client +127\.99\.0\.1:\d+ +is told the address of relay1, and nothing else",
+        r"8 relays known, shown by (relay\d, )+relay\d; enough to build circuits",
         r"open, 1 hop: not anonymous   relay[78] 127\.[78]\.0\.1",
         r"open, 3 hops   relay\d 127\.\d\.0\.1 > relay\d 127\.\d\.0\.1 > relay[78] 127\.[78]\.0\.1",
         r"www\.demo\.example +AAAA +2001:db8::80 +[\d.]+ ms",
@@ -114,19 +118,30 @@ def test_the_demo_shows_every_step_and_leaves_nothing_behind(demo: Demo) -> None
         r"127\.53\.0\.1:22 is refused by the exit: exit policy",
         r"relay\d +\d+ +\d+ +.*guard",
         r"questions from 127\.0\.0\.1, none from the client",
-        r"kill -9 relay[1-6]",
-        r"closed, .* is gone, [\d.]+ s after the kill",
+        r"kill -9 relay\d, relay\d, relay\d; in use was relay\d > relay\d > relay\d",
+        r"closed, .* does not answer, [\d.]+ s after the kill",
         r"open, 3 hops .* after the kill",
         r"30 questions, 30 right answers",
-        r"relay[1-6] +- +- +killed",
-        r"All well in \d+ s: 162 DNS questions answered",
+        r"guards before: relay\d \(killed\), relay\d",
+        r"kill -9 client",
+        r"is told the address of relay[1-6], and nothing else",
+        r"(relay[1-8] +- +- +killed\n(.*\n)*){3}",
+        r"All well in \d+ s: 192 DNS questions answered, 3 relays lost and replaced, guards kept",
     ):
         assert re.search(words, demo.seen), f"{words}\n{demo.seen}"
+    before, after = (re.search(rf"guards {when}: +(.*)", demo.seen) for when in ("before", "now"))
+    assert before
+    assert after
+    assert before[1] == after[1]
+    guards = re.findall(r"relay\d", before[1])
     rebuilt = [re.findall(r"relay\d", path) for path in re.findall(r"open, 3 hops   (.*) built .* kill", demo.seen)]
-    used = re.findall(r"over client > (.*) > dns", demo.seen)[-1]
-    assert used.split(" > ") in rebuilt  # it is a new circuit that answers
+    healed, restarted = (path.split(" > ") for path in re.findall(r"over client > (.*) > dns", demo.seen)[-2:])
+    assert healed in rebuilt  # it is a new circuit that answers
+    assert {healed[0], restarted[0]} <= set(guards)
+    killed = re.findall(r"relay\d", re.findall(r"kill -9 (relay.*);", demo.seen)[0])
+    assert not {*healed, *restarted} & set(killed)
     assert "\x1b" not in demo.seen  # colours are for terminals
-    assert len(demo.addresses()) == PROCESSES
+    assert len(demo.addresses()) == PROCESSES + 1  # the client has had two
     assert_nothing_is_left(demo)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from dataclasses import asdict
 from typing import Final
 
 from dnslib import RCODE, DNSError, DNSRecord
@@ -18,6 +19,7 @@ from tunnels.endpoint.batched import BatchedEndpoint
 from tunnels.errors import CircuitClosedError
 from tunnels.ids import Address, CloseReason
 from tunnels.settings import TunnelSettings
+from tunnels.store import FileStore
 
 ANSWER_TIME: Final = 2.0
 """Seconds after which a question or its answer is taken for lost, as datagrams may be."""
@@ -27,7 +29,13 @@ TRIES: Final = 5
 PAUSE: Final = 0.25
 """Seconds between two questions over a circuit that still answers."""
 
-PATIENCE: Final = 45.0
+LOOK: Final = 0.25
+"""Seconds between looks at what we know of the network."""
+
+PROGRESS: Final = 3.0
+"""Seconds after which a person who watches is told what we are waiting for."""
+
+PATIENCE: Final = 60.0
 """Seconds in which circuits have to be ready, also on a machine that is very busy."""
 
 
@@ -76,6 +84,22 @@ class Client:
         self._changed.set()
 
     # --- what the launcher orders
+
+    async def discover(self, order: Order) -> None:
+        """Learn which relays there are, and tell every step."""
+        told = None
+        began = time.monotonic()
+        while told is None or told.trouble:
+            status = self._tunnels.network_status()
+            if status != told:
+                self._launcher.report("network", **asdict(status))
+                told = status
+            if time.monotonic() - began > PATIENCE:
+                raise StepError(f"no relays to build circuits over within {PATIENCE:.0f} s: {status.trouble}")
+            await asyncio.sleep(LOOK)
+
+    async def guards(self, order: Order) -> None:
+        self._launcher.report("guards", relays=self._tunnels.network_status().guards)
 
     async def build(self, order: Order) -> None:
         hops: int = order["hops"]
@@ -142,14 +166,16 @@ class Client:
         return circuits[0]
 
     async def _until_ready(self, hops: int) -> None:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while self._tunnels.tunnels_ready(hops) < 1.0:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            reason = self._tunnels.why_not_ready(hops) or "too few of them"
-            raise StepError(f"no circuits of {hops} hops within {PATIENCE:.0f} s: {reason}") from None
+        began = time.monotonic()
+        while self._tunnels.tunnels_ready(hops) < 1.0:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), PROGRESS)
+            except TimeoutError:
+                reason = self._tunnels.why_not_ready(hops) or "one circuit is ready, the other is not"
+                if time.monotonic() - began > PATIENCE:
+                    raise StepError(f"no circuits of {hops} hops within {PATIENCE:.0f} s: {reason}") from None
+                self._launcher.report("waiting", reason=reason)
 
     async def _ask(self, hops: int, name: str, kind: str) -> tuple[str, float, int]:
         """
@@ -214,12 +240,16 @@ async def main(launcher: Launcher) -> None:
             my_peer=Peer(default_eccrypto.generate_key("curve25519")),
             endpoint=endpoint,
             network=Network(),
-            relays=start["relays"],
-            private_addresses=True,  # the relays are on this machine
+            bootstrap=[tuple(start["bootstrap"])],
+            store=FileStore(start["state"]),  # where the guards are kept
+            min_relay_age=0.0,  # these relays are seconds old; elsewhere nobody should trust such
+            private_addresses=True,  # and on this machine
         )
     )
     client = Client(tunnels, (start["server"][0], start["server"][1]), launcher)
     steps: Final = {
+        "discover": client.discover,
+        "guards": client.guards,
         "build": client.build,
         "ask": client.ask,
         "trespass": client.trespass,

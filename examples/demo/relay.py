@@ -7,7 +7,6 @@ from ipv8.peerdiscovery.network import Network
 from examples.demo.child import Launcher, run
 from tunnels.community import TunnelCommunity
 from tunnels.endpoint.batched import BatchedEndpoint
-from tunnels.path.directory import RelayInfo
 from tunnels.settings import TunnelSettings
 
 
@@ -20,6 +19,7 @@ async def main(launcher: Launcher) -> None:
             my_peer=Peer(default_eccrypto.generate_key("curve25519")),
             endpoint=endpoint,
             network=Network(),
+            bootstrap=[tuple(address) for address in start["bootstrap"]],  # one address is enough, and any relay serves
             relay_addresses=endpoint.addresses,
             become_exitnode=start["exit_policy"] is not None,
             exit_policy=start["exit_policy"] or "reject *:*",
@@ -32,9 +32,8 @@ async def main(launcher: Launcher) -> None:
         assert relay.relay_info is not None
         launcher.report("relay", info=relay.relay_info.to_dict())
         async for order in launcher.orders():
-            if order["kind"] == "meet":
-                for info in order["relays"]:
-                    relay.add_relay(RelayInfo.from_dict(info))
+            if order["kind"] == "whom":
+                launcher.report("knows", relays=relay.network_status().relays_known)
             else:
                 numbers = relay.statistics()
                 launcher.report("account", circuits=numbers.joined_circuits, cells=numbers.cells_relayed)

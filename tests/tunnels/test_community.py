@@ -17,7 +17,9 @@ from tunnels.community import NetworkStatus, TunnelCommunity, community_id_for, 
 from tunnels.errors import CircuitClosedError, EndpointError, LocalError
 from tunnels.ids import Address, CloseReason
 from tunnels.params import BUILD_BACKOFF, MAX_DATAGRAM_SIZE
+from tunnels.path.guards import Guards
 from tunnels.settings import TunnelSettings
+from tunnels.store import MemoryStore
 
 ECHO: Address = ("9.9.9.9", 53)
 
@@ -129,6 +131,29 @@ def test_before_build_tunnels_and_without_relays_nothing_is_ready_and_the_reason
         client.add_relay((await world.relay()).relay_info)  # type: ignore[arg-type]
         await world.until(client.tunnels_ready)
         assert client.why_not_ready() == ""
+        await world.close()
+
+    run(main())
+
+
+def test_a_guard_is_stored_before_the_application_hears_of_its_first_circuit() -> None:
+    async def main() -> None:
+        world = Communities()
+        await world.relays(6, exits=2)
+        store = MemoryStore()
+        client = await world.client(store=store)
+        kept: list[bool] = []
+
+        def look(circuit: OriginCircuit) -> None:
+            guards = Guards.from_bytes(store.load("guards") or b"")
+            kept.append(circuit.path[0].relay_id in guards.confirmed)
+
+        client.on_circuit_opened(look)
+        client.build_tunnels(3)
+        await client.wait_for_circuit(3)
+        world.vanish(client.active_data_circuits(3)[0].path[0])
+        await world.until(lambda: len({circuit.path[0] for circuit in client.engine.circuits}) > 1 and len(kept) > 2)
+        assert all(kept)
         await world.close()
 
     run(main())

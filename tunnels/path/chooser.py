@@ -132,7 +132,10 @@ class PathChooser:
         if len(ids) > 1:
             self.bias.begun(ids[0])
             self.bias.built(ids[0])
+            confirmed = self.guards.confirmed
             self.guards.succeeded(ids[0], now, self._rng)
+            if self.guards.confirmed != confirmed:
+                self.save()  # at once: who is killed now must not come back to an order in which this one is not first
 
     def ended(
         self, path: Sequence[RelayInfo], reason: CloseReason, culprit: int | None, now: float, *, built: bool
