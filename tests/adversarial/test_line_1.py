@@ -51,7 +51,9 @@ MAKES: Final = frozenset({
 WRITES_TWICE: Final = "RelayLayer.write_backward"
 """Seals under one key and adds its layer under another: each is one use."""
 
-FORESEES: Final = frozenset({"OriginLayers._xor_tail", "OriginLayers.peel", "_reveal", "Gate._unmask", "_Filler._turn_to"})
+FORESEES: Final = frozenset(
+    {"OriginLayers._xor_tail", "OriginLayers.peel", "_reveal", "Gate._unmask", "_Filler._turn_to"}
+)
 """Who undoes or foresees what another made, or (fillers) is watched by itself."""
 
 HELPERS: Final = frozenset({"chacha20", "seal", "_mask"})
