@@ -168,7 +168,9 @@ def ambient_dice(module: str, tree: ast.Module) -> list[str]:
     ]
 
 
-SECRET_WORD: Final = re.compile(r"(^|_)(tags?|h?macs?|auth|cookies?|authenticators?|tokens?|secrets?|ss)\d*(_|$)", re.IGNORECASE)
+SECRET_WORD: Final = re.compile(
+    r"(^|_)(tags?|h?macs?|auth|cookies?|authenticators?|tokens?|secrets?|ss)\d*(_|$)", re.IGNORECASE
+)
 """In a name: what it holds is compared in constant time."""
 
 MEASURE_WORD: Final = re.compile(r"_(size|len|length|count|offset|limit|lifetime|at|id)$", re.IGNORECASE)
