@@ -6,13 +6,19 @@ py-ipv8 has a TunnelCommunity of its own, and where a name is taken its loader p
 So ours is loaded under a name that nobody else has.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from __future__ import annotations
 
-from ipv8.configuration import ConfigBuilder
-from ipv8.overlay import Overlay
+from typing import TYPE_CHECKING, Any, Final
 
 from tunnels.community import TunnelCommunity
+from tunnels.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ipv8.configuration import ConfigBuilder
+    from ipv8.overlay import Overlay
+    from ipv8_service import IPv8
 
 OVERLAY: Final = "TropeaTunnelCommunity"
 """What our overlay is called in IPv8's configuration."""
@@ -48,6 +54,18 @@ def add_tunnels(
         builder.add_ephemeral_key(THROWAWAY_KEY)
     on_start = [] if hops is None else [("build_tunnels", hops)]
     return builder.add_overlay(OVERLAY, key_alias or THROWAWAY_KEY, [], [], settings, on_start)
+
+
+def tunnels_of(ipv8: IPv8) -> TunnelCommunity:
+    """The overlay of ours that `ipv8` has loaded.
+
+    Raises:
+        LocalError: it has loaded none.
+    """
+    tunnels = ipv8.get_overlay(TunnelCommunity)
+    if tunnels is None:
+        raise LocalError(f"no {OVERLAY} is loaded: call add_tunnels(builder) before finalize()")
+    return tunnels
 
 
 def _check_nameless(settings: Mapping[str, Any]) -> None:

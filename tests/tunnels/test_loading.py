@@ -10,7 +10,8 @@ from ipv8_service import IPv8
 from tests.tunnels.endpoint.loopback import run, until
 from tunnels.community import TunnelCommunity, short_name
 from tunnels.endpoint.batched import BatchedEndpoint
-from tunnels.loading import OVERLAY, THROWAWAY_KEY, add_tunnels, tropea_communities
+from tunnels.errors import LocalError
+from tunnels.loading import OVERLAY, THROWAWAY_KEY, add_tunnels, tropea_communities, tunnels_of
 
 
 def configured(ip: str = "127.1.0.1", port: int = 0) -> ConfigBuilder:
@@ -46,7 +47,7 @@ def test_ipv8_loads_our_class_with_its_settings_and_unloads_it_cleanly() -> None
         [ours] = ipv8.overlays
         assert type(ours) is TunnelCommunity
         assert (type(ours).__module__, type(ours).__name__) == ("tunnels.community", "TunnelCommunity")
-        assert ipv8.get_overlay(TunnelCommunity) is ours
+        assert tunnels_of(ipv8) is ours
         settings = ours.settings
         assert (settings.pool.min_circuits, settings.pool.max_circuits) == (1, 5)
         assert settings.network_id == b"loaded"
@@ -113,6 +114,15 @@ def test_what_the_app_configured_stays_and_ours_asks_ipv8_for_no_walker_and_no_b
     }  # fmt: skip
 
 
+def test_who_asks_for_tunnels_that_were_not_configured_is_told_so() -> None:
+    async def main() -> None:
+        ipv8 = loaded(configured())
+        with pytest.raises(LocalError, match="call add_tunnels"):
+            tunnels_of(ipv8)
+
+    run(main)
+
+
 def test_a_wrong_setting_is_named() -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="max_circuit is not a tunnel setting"):
@@ -132,9 +142,7 @@ def test_one_that_is_loaded_long_before_ipv8_opens_its_endpoint_finds_its_bootst
         )  # fmt: skip
         await relay.start()
         client = loaded(add_tunnels(configured("127.2.0.1"), bootstrap=[here], private_addresses=True))
-        ours, theirs = client.get_overlay(TunnelCommunity), relay.get_overlay(TunnelCommunity)
-        assert ours is not None
-        assert theirs is not None
+        ours, theirs = tunnels_of(client), tunnels_of(relay)
         assert theirs.relay_id is not None
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # its first look round comes, and finds the endpoint closed
