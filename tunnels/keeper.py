@@ -189,7 +189,12 @@ class PoolKeeper:
                    now: float) -> None:  # fmt: skip
         """Decide at which exit the next build has to end."""
         last = circuit.path[-1].relay_id
-        if reason is CloseReason.TRUNCATED and culprit == circuit.hops - 1:
+        if self._avoid.get(last, -inf) > now:
+            # Given up already.  Circuits that are under way together fail one after the other: the later ones must not
+            # take it up again.
+            if record.attempt.exit == last:
+                record.attempt = Attempt()
+        elif reason is CloseReason.TRUNCATED and culprit == circuit.hops - 1:
             record.attempt = record.attempt.refused(last, circuit.path[-2].relay_id)
             if record.attempt.exit is None:
                 self._avoid[last] = now + AVOID_TIME

@@ -35,7 +35,7 @@ LOOK: Final = 0.25
 PROGRESS: Final = 3.0
 """Seconds after which a person who watches is told what we are waiting for."""
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 75.0
 """Seconds in which circuits have to be ready, also on a machine that is very busy."""
 
 

@@ -13,7 +13,7 @@ from tunnels.circuit.origin import State
 from tunnels.crypto.rng import StreamRng
 from tunnels.ids import CloseReason, RelayId
 from tunnels.keeper import PoolKeeper
-from tunnels.params import AVOID_TIME, BUILD_BACKOFF, MAX_BUILDING, NO_PATH_RETRY, PROVEN_AGE
+from tunnels.params import AVOID_TIME, BUILD_BACKOFF, EXIT_WITNESSES, MAX_BUILDING, NO_PATH_RETRY, PROVEN_AGE
 from tunnels.path.chooser import PathChooser
 from tunnels.path.directory import RelayInfo
 from tunnels.path.pool import PoolLimits
@@ -192,6 +192,47 @@ def test_a_relay_that_failed_is_avoided_for_a_while_where_there_is_another() -> 
         seen |= {*bench.circuits[-1].path}
         bench.end(bench.circuits[-1], CloseReason.REQUESTED, AVOID_TIME + n)
     assert failed in seen
+
+
+@pytest.mark.parametrize("together", range(1, MAX_BUILDING + 1))
+def test_an_exit_that_two_relays_could_not_reach_is_given_up_however_many_builds_were_under_way(together: int) -> None:
+    bench = Bench(limits=PoolLimits(together, 8, 600.0, 120.0, 10**9))
+    bench.keeper.want(3)
+    bench.keeper.tend(0.0)
+    dead = bench.circuits[0].path[-1]
+    witnesses, now, before = set[RelayInfo](), 0.0, 0
+    while len(witnesses) < EXIT_WITNESSES:
+        now += 1
+        for circuit in bench.building:
+            if circuit.path[-1] == dead:
+                witnesses.add(circuit.path[-2])
+                bench.end(circuit, CloseReason.TRUNCATED, now, culprit=2)
+        before = len(bench.circuits)
+        bench.keeper.tend(now)
+        assert now < 60
+    for circuit in bench.circuits[before:]:
+        assert dead not in circuit.path
+
+
+@pytest.mark.parametrize(("reason", "culprit"), [(CloseReason.TRUNCATED, 1), (CloseReason.NO_ANSWER, None)])
+def test_who_fails_late_does_not_take_an_exit_up_again_that_was_given_up(
+    reason: CloseReason, culprit: int | None
+) -> None:
+    bench = Bench(relays=[relay(n, exits=n < 2) for n in range(8)], limits=PoolLimits(1, 8, 600.0, 120.0, 10**9))
+    bench.keeper.want(3)
+    bench.keeper.tend(0.0)
+    dead = bench.circuits[0].path[-1]
+    for witness in range(2, 2 + EXIT_WITNESSES):
+        late = bench.circuits[-1]
+        late.path = (*late.path[:1], relay(witness), dead)
+        bench.end(late, CloseReason.TRUNCATED, 1.0, culprit=2)
+        bench.keeper.tend(float(witness))
+    [other] = {r for r in bench.relays if r.is_exit} - {dead}
+    assert bench.circuits[-1].path[-1] == other
+    bench.circuits[-1].path = (*bench.circuits[-1].path[:2], dead)  # one that was under way when the exit was given up
+    bench.end(bench.circuits[-1], reason, 5.0, culprit)
+    bench.keeper.tend(10.0)
+    assert bench.circuits[-1].path[-1] == other
 
 
 def test_circuits_of_others_are_neither_counted_nor_closed_nor_shown() -> None:
