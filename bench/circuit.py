@@ -37,7 +37,9 @@ RATE_HOPS: Final = 3
 TARGET: Final = 1.0
 """Time to build a circuit of RATE_HOPS hops, as a share of theirs."""
 
-RELAYS: Final = 7
+RELAYS: Final = 10
+"""py-ipv8 finds the way to a sixth hop only where there are several more."""
+
 PORT: Final = 20800
 CLIENT: Final[Address] = ("127.41.0.1", PORT)
 ADDRESSES: Final[Sequence[Address]] = [(f"127.{42 + number}.0.1", PORT) for number in range(RELAYS)]

@@ -147,7 +147,7 @@ _WALK: Final = 0.05
 _STUCK: Final = 1.0
 """Seconds after which a circuit does not get any further: others take a fiftieth of that."""
 
-_TRIES: Final = 8
+_TRIES: Final = 30
 
 
 async def hop(kind: Kind, address: Address, others: Sequence[Address]) -> Handlers:
