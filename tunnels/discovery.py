@@ -137,7 +137,8 @@ class Discovery:
         self._obeyed: dict[Link, float] = {}
         """When a PROBE that came over a link was last obeyed."""
         self._asked: dict[RelayId, float] = {}
-        self._fetching: dict[RelayId, RelayInfo] = {}
+        self._fetching: dict[OriginCircuit, RelayInfo] = {}
+        """Sources, by the circuits over which they are asked."""
         self.rounds = 0
         """Fetches that came to an end."""
         self._news = 0.0
@@ -276,7 +277,7 @@ class Discovery:
             then(event.circuit, now)
         elif isinstance(event, CircuitClosed):
             self._asking.pop(event.circuit, None)
-            self._fetching.pop(event.circuit.path[-1].relay_id, None)
+            self._fetching.pop(event.circuit, None)
 
     # --- rounds --------------------------------------------------------------------------------------
 
@@ -312,47 +313,54 @@ class Discovery:
         asked = [d.info for d in candidates if d.relay_id in fresh]
         taken = {network for source in (*asked, *self._fetching.values()) for network in networks_of(source)}
         missing = FETCH_SOURCES - len(fresh) - len(self._fetching)
+        busy = fresh | self._being_asked()
         self._shuffle(candidates)
         for descriptor in candidates:
             networks = networks_of(descriptor.info)
             if missing <= 0:
                 break
-            if descriptor.relay_id in fresh | self._fetching.keys() or (
-                self._rules.distinct_networks and networks & taken
-            ):
+            if descriptor.relay_id in busy or (self._rules.distinct_networks and networks & taken):
                 continue
             taken |= networks
             missing -= self._fetch(descriptor, now)
         return in_trouble or len(fresh) < FETCH_SOURCES
 
+    def _being_asked(self) -> set[RelayId]:
+        return {source.relay_id for source in self._fetching.values()}
+
     def _fetch(self, descriptor: RelayDescriptor, now: float) -> bool:
-        relay_id = descriptor.relay_id
-        if relay_id in self._fetching:
+        source = descriptor.info
+        if source.relay_id in self._being_asked():
             return False
-        path = self._way_to(descriptor.info, now)
-        if not self._open(path, now, lambda circuit, then: self._fetcher.fetch(circuit, then, self._done)):
+        circuit = self._open(self._way_to(source, now), now, self._begin_fetch)
+        if circuit is None:
             return False
-        self._fetching[relay_id] = descriptor.info
+        self._fetching[circuit] = source
         return True
+
+    def _begin_fetch(self, circuit: OriginCircuit, now: float) -> None:
+        self._fetcher.fetch(circuit, now, lambda fetched, then: self._done(circuit, fetched, then))
 
     def _way_to(self, source: RelayInfo, now: float) -> tuple[RelayInfo, ...]:
         """One hop for a relay, whose neighbours are known anyway, and for a client that knows no more; else three."""
         if self._own is not None:
             return (source,)
-        rules = PathRules(distinct_networks=self._rules.distinct_networks, never=frozenset({source.relay_id}))
+        core = self._engine.core
+        rules = PathRules(
+            distinct_networks=self._rules.distinct_networks, families=frozenset(core.families),
+            never=frozenset({source.relay_id}), private=core.limits.private_addresses,
+        )  # fmt: skip
         taken = networks_of(source) if self._rules.distinct_networks else frozenset()
         others = [relay for relay in self.usable(now) if not networks_of(relay) & taken]
         try:
-            return (*choose_path(others, 2, self._engine.core.rng, rules, exits=False), source)
+            return (*choose_path(others, 2, core.rng, rules, exits=False), source)
         except NoPathError:
             return (source,)
 
-    def _done(self, fetched: Fetched, now: float) -> None:
+    def _done(self, circuit: OriginCircuit, fetched: Fetched, now: float) -> None:
         core = self._engine.core
-        source = self._fetching.pop(fetched.source, None)
-        for circuit in list(self._engine.circuits):
-            if circuit.purpose is Purpose.DIRECTORY and circuit.path[-1].relay_id == fetched.source:
-                circuit.close(CloseReason.REQUESTED, now)
+        source = self._fetching.pop(circuit, None)
+        circuit.close(CloseReason.REQUESTED, now)
         if fetched.relays is None or source is None:
             return
         self.rounds += 1
@@ -374,14 +382,15 @@ class Discovery:
         except (LocalError, ValueError):
             self._engine.core.drops[Drop.MALFORMED] += 1
 
-    def _open(self, path: tuple[RelayInfo, ...], now: float, then: Callable[[OriginCircuit, float], None]) -> bool:
-        """Build a circuit to a directory, and go on with it when it is open; False when it cannot even begin."""
+    def _open(self, path: tuple[RelayInfo, ...], now: float, then: Callable[[OriginCircuit, float], None]
+              ) -> OriginCircuit | None:  # fmt: skip
+        """Build a circuit to a directory, and go on with it when it is open; None when it cannot even begin."""
         try:
             circuit = self._engine.create_circuit(path, now, Purpose.DIRECTORY)
         except LocalError:
-            return False
+            return None
         self._asking[circuit] = then
-        return True
+        return circuit
 
     # --- newcomers (SPEC 11.3) ------------------------------------------------------------------------
 
@@ -420,9 +429,9 @@ class Discovery:
         if relay_id in self._probes and relay_id in self._introduced:
             self._reach(relay_id, now)
 
-    @staticmethod
-    def _send_probe(message: Probe, circuit: OriginCircuit, now: float) -> None:
+    def _send_probe(self, message: Probe, circuit: OriginCircuit, now: float) -> None:
         circuit.send(message, now)
+        self._timers.at(now + PROBE_TIMEOUT, lambda then: circuit.close(CloseReason.NO_ANSWER, then))
 
     def _on_vouched(self, circuit: OriginCircuit, hop: int, message: Vouched, now: float) -> None:
         probe = self._probes.get(message.relay_id)

@@ -107,7 +107,9 @@ class PoolKeeper:
         return bool(self._wanted) if hops is None else hops in self._wanted
 
     def tend(self, now: float) -> None:
-        """Do what the pool plans, and keep what was learned."""
+        """Do what the pool plans, and keep what was learned.  Whoever wants no circuits meets no guards either."""
+        if not self._wanted:
+            return
         self._chooser.relays_changed(self._source.usable(now), self._source.first_seen(), self._wall(now))
         self._note_use()
         self._note_slow(now)

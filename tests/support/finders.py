@@ -37,6 +37,8 @@ class Finder(Node):
         super().__init__(world, address, engine, 0.0)
 
     def _on_event(self, event: Event) -> None:
+        super()._on_event(event)
+        self.happened.clear()  # hours of rounds are many events
         self.discovery.on_event(event, self.driver.now())
 
     @property
