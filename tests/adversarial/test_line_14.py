@@ -31,13 +31,16 @@ AES: Final = "cryptography.hazmat.primitives.ciphers.algorithms.AES256"
 
 NOTHING: Final = bytes(SIZE)
 
+SEED: Final = int.from_bytes(b"no other test has this very seed")
+"""A small number would be a key that some other test of the same process has in a relay of its own."""
+
 
 class Life:
     """Three relays, a client, and a circuit that has been used."""
 
     def __init__(self, made: Made) -> None:
         self.made = made
-        self.world = World(seed=14)
+        self.world = World(seed=SEED)
         self.relays = [self.world.relay(exits=True) for _ in range(3)]
         self.client = self.world.client()
 
@@ -179,7 +182,7 @@ def test_everything_is_wiped_when_a_node_stops(monkeypatch: pytest.MonkeyPatch) 
         keys.append(self)
 
     async def main() -> None:
-        world = World(seed=14)
+        world = World(seed=SEED)
         relays, client = [world.relay(exits=True) for _ in range(3)], world.client()
         monkeypatch.setattr(sodium.Key, "__init__", keep)
         await client.build(relays)

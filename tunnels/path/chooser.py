@@ -8,10 +8,11 @@ are wall seconds, because guards outlive the process.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tunnels.ids import CloseReason
-from tunnels.params import GUARD_OFFLINE_RETRY, SHARES_LIFETIME
+from tunnels.params import GUARD_OFFLINE_RETRY, GUARD_PRIMARIES, SHARES_LIFETIME
 from tunnels.path.bias import Attempt, Blame, PathBias
 from tunnels.path.guards import Candidate, Guards, NoGuard
 from tunnels.path.select import NoPathError, choose_path, kin_of, networks_of, restrictions
@@ -110,12 +111,23 @@ class PathChooser:
         if hops == 1:
             return path
         last = path[-1]
-        guard = self._guard(restrictions(last, self._rules, self._kin), now)
-        if isinstance(guard, NoGuard):
-            raise NoPathError(f"0 of {hops} hops: {guard.reason}", retry_after=guard.retry_after)
-        return choose_path(self._relays, hops, self._rng, self._rules, exits=True, target=target, avoid=avoid,
-                           guard=guard, keep_exit=last.relay_id, kin=self._kin, weights=self._weights,
-                           blame=blame)  # fmt: skip
+        ruled_out = restrictions(last, self._rules, self._kin)
+        failure: NoPathError | None = None
+        for _ in range(GUARD_PRIMARIES):
+            guard = self._guard(ruled_out, now)
+            if isinstance(guard, NoGuard):
+                raise NoPathError(f"0 of {hops} hops: {guard.reason}", retry_after=guard.retry_after)
+            try:
+                return choose_path(
+                    self._relays, hops, self._rng, self._rules, exits=True, target=target, avoid=avoid, guard=guard,
+                    keep_exit=last.relay_id, kin=self._kin, weights=self._weights, blame=blame,
+                )  # fmt: skip
+            except NoPathError as error:
+                # No path leads from this guard to that exit, such as for want of IPv6: the next one is asked.
+                failure = error
+                ruled_out = replace(ruled_out, relays=ruled_out.relays | {guard})
+        assert failure is not None
+        raise failure
 
     def _guard(self, ruled_out: Restrictions, now: float) -> RelayId | NoGuard:
         guard = self.guards.choose(now, self._rng, ruled_out)
