@@ -141,6 +141,8 @@ class Discovery:
         """Sources, by the circuits over which they are asked."""
         self.rounds = 0
         """Fetches that came to an end."""
+        self._interval = DISCOVERY_INTERVAL
+        """Seconds between the last round and the next."""
         self._news = 0.0
         """Descriptors that the last of them brought, or half of those before."""
 
@@ -292,8 +294,9 @@ class Discovery:
             self._forget_introduced(relay_id)
         self.own_descriptor(now)
         hurry = self._compare(now) if self._own is not None else self._ask_sources(now)
-        interval = DISCOVERY_INTERVAL if hurry else GOSSIP_INTERVAL
-        self._timers.at(now + interval * (1 - self._share() * GOSSIP_JITTER), self._round)
+        # One round without news is no sign that there is none: in a network that starts, others learn at the same time.
+        self._interval = DISCOVERY_INTERVAL if hurry else min(2 * self._interval, GOSSIP_INTERVAL)
+        self._timers.at(now + self._interval * (1 - self._share() * GOSSIP_JITTER), self._round)
 
     def _compare(self, now: float) -> bool:
         """A relay's round; whether the next should come soon."""

@@ -321,6 +321,33 @@ def test_a_crowd_of_newcomers_is_reached_a_few_at_a_time() -> None:
     in_world(story)
 
 
+def test_without_news_a_relay_compares_less_and_less_often_until_it_does_once_a_minute() -> None:
+    async def story(world: Finders) -> None:
+        first, second = world.finder(), world.finder(after=1e9)
+        world.acquaint(first, second)
+        await world.sleep(GOSSIP_INTERVAL)
+        assert FETCH_SOURCES + 4 <= first.discovery.rounds <= FETCH_SOURCES + 6
+        await world.sleep(GOSSIP_INTERVAL)
+        before = first.discovery.rounds
+        await world.sleep(20 * GOSSIP_INTERVAL)
+        assert 20 <= first.discovery.rounds - before <= 26
+
+    in_world(story)
+
+
+def test_what_others_learn_while_a_network_starts_is_heard_in_seconds() -> None:
+    async def story(world: Finders) -> None:
+        first, second, late = world.finder(), world.finder(after=1e9), world.finder(after=1e9)
+        world.acquaint(first, second)
+        await world.sleep(8)  # it has compared three times and more, and has found nothing
+        assert first.discovery.rounds > FETCH_SOURCES
+        second.discovery.known.add(RelayDescriptor.decode(late.described))
+        await world.sleep(10)
+        assert first.knows(late)
+
+    in_world(story)
+
+
 # --- publishing (SPEC 11.2) --------------------------------------------------------------------------
 
 
