@@ -70,7 +70,7 @@ def test_every_library_our_modules_import_is_declared() -> None:
     """By import name; what comes with Python or from us needs no declaration."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {requirement.partition(">")[0] for requirement in project["dependencies"]}
-    provides = {"ipv8": "pyipv8", "dns": "dnspython"}
+    provides = {"ipv8": "pyipv8", "ipv8_service": "pyipv8", "dns": "dnspython"}
     used = {
         name.partition(".")[0]
         for path in house.modules().values()
