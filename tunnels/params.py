@@ -187,8 +187,8 @@ ACK_EVERY: Final = 16
 ACK_DELAY: Final = 0.025
 """Seconds an ACK waits at most (SPEC 13.5; RFC 9000 18.2, max_ack_delay)."""
 
-ACK_DELAY_UNIT: Final = 0.0001
-"""Seconds in which an ACK counts its own delay (SPEC 13.5)."""
+ACK_DELAY_UNITS: Final = 10_000
+"""In a second: an ACK counts its own delay in tenths of a millisecond (SPEC 13.5)."""
 
 MAX_NETWORK_ID: Final = 32
 """Bytes of a network id (SPEC 1)."""

@@ -30,6 +30,12 @@ class Reader:
         self._at = end
         return piece
 
+    def peek(self) -> int:
+        """The next byte, which stays: it says what follows."""
+        if self._at == self._end:
+            raise RemoteError("1 byte expected, 0 left")
+        return self._data[self._at]
+
     def u8(self) -> int:
         return int.from_bytes(self.take(1))
 
