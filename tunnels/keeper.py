@@ -7,13 +7,14 @@ and which relays failed.  What should exist is `path.pool`'s decision, over whic
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnels.circuit.origin import State
 from tunnels.ids import CloseReason
-from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, PROVEN_AGE
+from tunnels.params import AVOID_TIME, BUILD_BACKOFF, CELL_SIZE, MAX_BLAMED_PAIRS, MAX_BUILDING, PROVEN_AGE
 from tunnels.path.bias import Attempt
 from tunnels.path.pool import Build, PooledCircuit, for_new_traffic, plan
 from tunnels.path.select import NoPathError
@@ -43,14 +44,14 @@ class _Record:
         failures: rounds in a row; circuits that were under way together fail together, and count once.
         failed: seconds, when the last round did.
         build_from: seconds before which nothing is built.
-        attempt: the exit that the next build has to keep, if the last one failed.
+        waiting: what became of the wishes whose builds failed: the next builds have to keep their exits.
         no_path, failure: what a person should know, as long as it holds.
     """
 
     failures: int = 0
     failed: float = -inf
     build_from: float = -inf
-    attempt: Attempt = field(default_factory=Attempt)
+    waiting: deque[Attempt] = field(default_factory=deque)
     no_path: str = ""
     failure: str = ""
 
@@ -61,9 +62,16 @@ class _Record:
 
 @dataclass(slots=True)
 class _Use:
-    """What was told of a circuit's use."""
+    """What a circuit is for, and what was told of its use.
 
-    tried: bool = False
+    Attributes:
+        attempt: the wish it was begun for, with the failures before it.
+        tried: seconds since when it carries something, None before.
+        worked: whether its last hop was heard after that.
+    """
+
+    attempt: Attempt
+    tried: float | None = None
     worked: bool = False
     slow: bool = False
     """Whether it took longer to build than most do: it is built to the end to learn how long, and not used."""
@@ -92,6 +100,8 @@ class PoolKeeper:
         self._circuits: dict[OriginCircuit, _Use] = {}
         """Those begun here that are not closed; the engine may have others, for other purposes."""
         self._avoid: dict[RelayId, float] = {}
+        self._doubts: dict[RelayId, frozenset[RelayId]] = {}
+        """Who said, since it last worked, that an exit could not be reached."""
 
     @property
     def guards(self) -> tuple[RelayId, ...]:
@@ -111,7 +121,7 @@ class PoolKeeper:
         if not self._wanted:
             return
         self._chooser.relays_changed(self._source.usable(now), self._source.first_seen(), self._wall(now))
-        self._note_use()
+        self._note_use(now)
         self._note_slow(now)
         circuits = self._pooled()
         for circuit in circuits:
@@ -129,13 +139,16 @@ class PoolKeeper:
     def _wall(self, now: float) -> float:
         return self._engine.core.epoch + now
 
-    def _note_use(self) -> None:
-        """Tell which circuits were asked to carry something, and which gave an answer."""
+    def _note_use(self, now: float) -> None:
+        """Tell which circuits were asked to carry something, and which of them were there.
+
+        Any word of the last hop will do, such as that it got our PING: what an application sends need not be answered.
+        """
         for circuit, use in self._circuits.items():
-            if not use.tried and circuit.used > -inf:
-                use.tried = True
+            if use.tried is None and circuit.used > -inf:
+                use.tried = now
                 self._chooser.used(circuit.path, worked=False)
-            if use.tried and not use.worked and circuit.answered:
+            if use.tried is not None and not use.worked and (circuit.answered or circuit.heard > use.tried):
                 use.worked = True
                 self._chooser.used(circuit.path, worked=True)
 
@@ -149,6 +162,7 @@ class PoolKeeper:
             if age > times.timeout(circuit.hops) and not use.slow and circuit.hops_built:
                 use.slow = True
                 times.timed_out()
+                self._keep_exit(circuit, use.attempt.failed(circuit.path[-1].relay_id))
             if use.slow and age > times.give_up(circuit.hops):
                 times.given_up()
                 circuit.close(CloseReason.TIMEOUT, now)
@@ -158,50 +172,65 @@ class PoolKeeper:
         use = self._circuits.get(circuit)
         if use is None:
             return
-        self._chooser.opened(circuit.path, self._wall(now))
-        self._wanted[circuit.hops].attempt = Attempt()
         if circuit.build_time is not None:
             self._chooser.times.built(circuit.hops, circuit.build_time)
         if use.slow:
             circuit.close(CloseReason.TIMEOUT, now)
+        else:
+            self._doubts.pop(circuit.path[-1].relay_id, None)
+            self._chooser.opened(circuit.path, self._wall(now))
 
     def ended(self, circuit: OriginCircuit, reason: CloseReason, culprit: int | None, now: float) -> None:
         """Learn from the end of a circuit; its successor is built by the next `tend`."""
         if culprit == 0:
             self._avoid[circuit.path[0].relay_id] = now + AVOID_TIME
-        if circuit not in self._circuits:
+        use = self._circuits.pop(circuit, None)
+        if use is None or reason in _OUR_WISH:
             return
-        del self._circuits[circuit]
-        opened = _opened(circuit)
-        if reason not in _OUR_WISH:
-            self._chooser.ended(circuit.path, reason, culprit, self._wall(now), built=opened is not None)
-        if reason in _OUR_WISH or (opened is not None and now - opened >= PROVEN_AGE):
+        opened = None if use.slow else _opened(circuit)
+        self._chooser.ended(
+            circuit.path, reason, culprit, self._wall(now), answered=circuit.hops_built > 0, built=opened is not None,
+            worked=use.worked,
+        )  # fmt: skip
+        # Who kills circuits may do so when they are open: until one has carried something, its exit is kept.
+        if not use.worked and not use.slow and circuit.hops > 1:
+            self._keep_exit(circuit, self._after(circuit, use.attempt, reason, culprit, now))
+        if opened is not None and now - opened >= PROVEN_AGE:
             return
         record = self._wanted[circuit.hops]
         where = "" if culprit is None else f" at hop {culprit + 1} of {circuit.hops}"
-        if opened is None and circuit.hops > 1:
-            self._keep_exit(record, circuit, reason, culprit, now)
         record.failure = f"the last circuit ended: {reason.value}{where}"
         if circuit.born >= record.failed:
             record.failures += 1
             record.failed = now
             record.build_from = now + BUILD_BACKOFF[min(record.failures, len(BUILD_BACKOFF)) - 1]
 
-    def _keep_exit(self, record: _Record, circuit: OriginCircuit, reason: CloseReason, culprit: int | None,
-                   now: float) -> None:  # fmt: skip
-        """Decide at which exit the next build has to end."""
+    def _after(self, circuit: OriginCircuit, attempt: Attempt, reason: CloseReason, culprit: int | None, now: float
+               ) -> Attempt:  # fmt: skip
+        """What becomes of a wish whose circuit failed."""
         last = circuit.path[-1].relay_id
         if self._avoid.get(last, -inf) > now:
-            # Given up already.  Circuits that are under way together fail one after the other: the later ones must not
-            # take it up again.
-            if record.attempt.exit == last:
-                record.attempt = Attempt()
-        elif reason is CloseReason.TRUNCATED and culprit == circuit.hops - 1:
-            record.attempt = record.attempt.refused(last, circuit.path[-2].relay_id)
-            if record.attempt.exit is None:
-                self._avoid[last] = now + AVOID_TIME
-        else:
-            record.attempt = record.attempt.failed(last)
+            return Attempt()  # given up while this one was under way
+        if reason is not CloseReason.TRUNCATED or culprit != circuit.hops - 1:
+            return attempt.failed(last)
+        doubted = Attempt(last, attempt.failures, self._doubts.get(last, frozenset()))
+        attempt = doubted.refused(last, circuit.path[-2].relay_id)
+        if attempt.exit is not None:
+            self._doubts[last] = attempt.witnesses
+            return attempt
+        self._avoid[last] = now + AVOID_TIME
+        self._doubts.pop(last, None)
+        for record in self._wanted.values():
+            record.waiting = deque(each for each in record.waiting if each.exit != last)
+        return attempt
+
+    def _keep_exit(self, circuit: OriginCircuit, attempt: Attempt) -> None:
+        """Have the next build end where the failed one should have.  An exit that was given up is free again."""
+        waiting = self._wanted[circuit.hops].waiting
+        if attempt.exit is not None:
+            waiting.append(attempt)
+        while len(waiting) > self._limits.max_circuits + MAX_BUILDING:
+            waiting.popleft()
 
     def open_circuits(self, hops: int | None, now: float) -> list[OriginCircuit]:
         """Those of one hop count, or of all, best for new traffic first."""
@@ -238,15 +267,20 @@ class PoolKeeper:
 
     def _build(self, hops: int, now: float) -> None:
         self._avoid = {relay: until for relay, until in self._avoid.items() if until > now}
+        if len(self._doubts) > MAX_BLAMED_PAIRS:
+            self._doubts.clear()
         record = self._wanted[hops]
+        attempt = record.waiting[0] if record.waiting else Attempt()
         try:
-            path = self._chooser.choose(hops, self._wall(now), attempt=record.attempt, avoid=self._avoid)
+            path = self._chooser.choose(hops, self._wall(now), attempt=attempt, avoid=self._avoid)
         except NoPathError as error:
             record.no_path = self._source.trouble(now) or str(error)
             record.build_from = now + error.retry_after
             return
         record.no_path = ""
-        self._circuits[self._engine.create_circuit(path, now)] = _Use()
+        if record.waiting:
+            record.waiting.popleft()
+        self._circuits[self._engine.create_circuit(path, now)] = _Use(attempt)
 
 
 def _opened(circuit: OriginCircuit) -> float | None:

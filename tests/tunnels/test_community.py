@@ -17,6 +17,7 @@ from tunnels.community import NetworkStatus, TunnelCommunity, community_id_for, 
 from tunnels.errors import CircuitClosedError, EndpointError, LocalError
 from tunnels.ids import Address, CloseReason
 from tunnels.params import BUILD_BACKOFF, MAX_DATAGRAM_SIZE
+from tunnels.path.directory import RelayInfo
 from tunnels.path.guards import Guards
 from tunnels.settings import TunnelSettings
 from tunnels.store import MemoryStore
@@ -143,16 +144,18 @@ def test_a_guard_is_stored_before_the_application_hears_of_its_first_circuit() -
         store = MemoryStore()
         client = await world.client(store=store)
         kept: list[bool] = []
+        met: set[RelayInfo] = set()
 
         def look(circuit: OriginCircuit) -> None:
             guards = Guards.from_bytes(store.load("guards") or b"")
             kept.append(circuit.path[0].relay_id in guards.confirmed)
+            met.add(circuit.path[0])
 
         client.on_circuit_opened(look)
         client.build_tunnels(3)
         await client.wait_for_circuit(3)
         world.vanish(client.active_data_circuits(3)[0].path[0])
-        await world.until(lambda: len({circuit.path[0] for circuit in client.engine.circuits}) > 1 and len(kept) > 2)
+        await world.until(lambda: len(met) > 1)
         assert all(kept)
         await world.close()
 
@@ -690,7 +693,7 @@ def test_a_relay_that_is_unloaded_says_goodbye_and_circuits_move_at_once() -> No
         await world.at(circuit.path[1]).unload()
         await asyncio.sleep(0.5)
         assert circuit.state is State.CLOSED
-        await world.until(client.active_data_circuits, patience=3)
+        await world.until(client.active_data_circuits, patience=15)  # one more try may ask for the relay that left
         await world.close()
 
     run(main())

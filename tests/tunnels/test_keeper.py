@@ -31,6 +31,7 @@ class Circuit:
     build_time: float | None = None
     used: float = -inf
     answered: bool = False
+    heard: float = -inf
     hops_built: int = 0
     cells_sent: int = 0
     cells_received: int = 0

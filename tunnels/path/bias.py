@@ -80,6 +80,11 @@ class PathBias:
         counts = self._counts.setdefault(guard, _Counts())
         counts.built = min(counts.built + 1, counts.begun)
 
+    def collapsed(self, guard: RelayId) -> None:
+        """One that was built ended through others before it carried anything: it does not count as built."""
+        counts = self._counts.setdefault(guard, _Counts())
+        counts.built = max(0.0, counts.built - 1)
+
     def use_tried(self, guard: RelayId) -> None:
         """A circuit through it was asked to carry something for the first time."""
         counts = self._counts.setdefault(guard, _Counts())

@@ -149,24 +149,28 @@ class PathChooser:
             if self.guards.confirmed != confirmed:
                 self.save()  # at once: who is killed now must not come back to an order in which this one is not first
 
-    def ended(
-        self, path: Sequence[RelayInfo], reason: CloseReason, culprit: int | None, now: float, *, built: bool
-    ) -> None:
+    def ended(self, path: Sequence[RelayInfo], reason: CloseReason, culprit: int | None, now: float, *, answered: bool,
+              built: bool, worked: bool) -> None:  # fmt: skip
         """A circuit over `path` failed.
 
         Args:
             culprit: number of the hop that could not be reached or broke the protocol.
+            answered: whether the guard had answered.
             built: whether it had been open.
+            worked: whether it had carried something.
         """
         ids = [relay.relay_id for relay in path]
         if len(ids) == 1:
             return
+        if culprit is not None and culprit > 0:
+            self.blame.failed(ids[culprit - 1], ids[culprit], now)
         if culprit == 0 and reason in _GUARD_FAILS:
             self.guards.failed(ids[0], now, self._rng)
-        elif culprit is not None and culprit > 0:
-            if not built:
-                self.bias.begun(ids[0])
-            self.blame.failed(ids[culprit - 1], ids[culprit], now)
+        elif built and not worked:
+            self.bias.collapsed(ids[0])
+        elif answered and not built:
+            # Whatever it looked like: a guard that kills chooses how.
+            self.bias.begun(ids[0])
         self.guards.exclude(self.bias.out())
 
     def used(self, path: Sequence[RelayInfo], *, worked: bool) -> None:
