@@ -519,7 +519,12 @@ def test_frames_for_a_stream_that_is_over_are_ignored() -> None:
     pair.near.stop(stream_id)
     pair.run(2.0)
     assert pair.far.streams == pair.near.streams == 0
-    late: list[Frame] = [Open(0, NO_FLAGS, WEB), Data(0, 0, b"x", fin=False), Reset(0, Status.OK, 1), Stop(0, Status.OK)]
+    late: list[Frame] = [
+        Open(0, NO_FLAGS, WEB),
+        Data(0, 0, b"x", fin=False),
+        Reset(0, Status.OK, 1),
+        Stop(0, Status.OK),
+    ]
     for number, frame in enumerate(late, start=1000):
         pair.tell(pair.far, number, frame)
     assert pair.far.events() == []
