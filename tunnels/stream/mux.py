@@ -12,7 +12,8 @@ What it does not decide: who may open what (`accept`, `refuse`), and how fast it
 
 HOT PATH.  Bulk data is one packet, one frame, one slice at a time.
 
-  cost    see `python -m bench streams`: to send, and to receive, a full packet
+  cost    7.8 us to send a full packet and take its share of an ACK, 4.9 us to receive and read one
+          (tests/tunnels/stream/test_cost.py; 8.4 and 6.3 us where 2 % are lost)
   memory  bounded by the credit given and the send buffers, whatever the far end does: see `held`
 """
 
@@ -385,6 +386,7 @@ class Mux:
         stream = self._of_far(stream_id)
         stream.answer = Answered(stream_id, Status.OK, address)
         _Control(self, stream).say(stream.answer)
+        self.finish_if_done(stream)
 
     def refuse(self, stream_id: int, status: Status) -> None:
         """Say that a stream of the far end will not be; it is over at both ends.
@@ -826,8 +828,10 @@ class Mux:
 
     def finish_if_done(self, stream: _Stream) -> None:
         """Forget a stream of which nothing is to come, to go or to be read."""
-        if stream.send.state is not SendState.DONE or not stream.receive.done or not stream.known:
+        if stream.send.state is not SendState.DONE or not stream.receive.done:
             return
+        if not stream.known or (stream.opening is not None and stream.answer is None):
+            return  # somebody is still to be told, or to answer: the id must mean something until then
         if self._streams.pop(stream.stream_id, None) is None:
             return
         self._withdraw_credit(stream)

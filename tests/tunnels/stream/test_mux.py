@@ -162,6 +162,16 @@ def test_nothing_is_told_of_a_stream_before_its_open_is_here() -> None:
     ]
 
 
+def test_a_stream_that_was_given_up_before_it_was_answered_waits_for_its_answer() -> None:
+    pair = Pair()
+    pair.tell(pair.far, 0, Open(0, NO_FLAGS, WEB), Reset(0, Status.CANCELLED, 0), Stop(0, Status.CANCELLED))
+    pair.far.payloads_to_send(0.0, ROOM)
+    pair.tell(pair.far, 1, Ack(0.0, ((0, 0),)))
+    assert StreamFinished(0) not in pair.happened(pair.far, StreamFinished)
+    pair.far.accept(0)
+    assert pair.happened(pair.far, StreamFinished) == [StreamFinished(0)]
+
+
 def test_streams_beyond_what_was_granted_wait_and_more_are_granted_as_others_end() -> None:
     pair = Pair(delay=0.001)
     ids = [pair.near.open(WEB) for _ in range(INITIAL_STREAMS)]
