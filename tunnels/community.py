@@ -155,7 +155,7 @@ class TunnelCommunity(Community):
         timers = Timers()
         self.discovery: Final = Discovery(
             network_id=self.settings.network_id, verify=verify, own=self._own(settings),
-            configured=self.settings.relays, timers=timers, epoch=wall - now,
+            configured=self.settings.relays, timers=timers, epoch=wall - now, bootstrap=self.settings.bootstrap,
             rules=DiscoveryRules(self.settings.min_relays, self.settings.min_relay_age, self.settings.min_sources,
                                  self.settings.distinct_networks),
         )  # fmt: skip

@@ -7,7 +7,7 @@ the community's business; circuits are the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -105,13 +105,15 @@ class Discovery:
     Args:
         own: what we say of ourselves; None for a node that is no relay.
         configured: relays that are believed without asking anybody.
+        bootstrap: addresses to begin at; a relay that is there is asked before others.
         verify: whether a descriptor is signed by its relay.
     """
 
     _engine: Engine
 
     def __init__(self, *, network_id: bytes, verify: Verify, rules: Rules, own: Own | None,
-                 configured: Sequence[RelayInfo], timers: Timers, epoch: float) -> None:  # fmt: skip
+                 configured: Sequence[RelayInfo], timers: Timers, epoch: float,
+                 bootstrap: Collection[Address] = ()) -> None:  # fmt: skip
         self.known: Final = DescriptorSet()
         self.views: Final = Views(rules.min_sources)
         self._network_id = network_id
@@ -122,6 +124,9 @@ class Discovery:
         self._fetcher = Fetcher(self.known, network_id, verify, timers, epoch, self._drop)
         self._rules = rules
         self._own = own
+        self._bootstrap = frozenset(bootstrap)
+        self._rooted: set[RelayId] = set()
+        """Sources that were reached at an address in `bootstrap`."""
         self._service = DirectoryService(self.known)
         self._descriptor: RelayDescriptor | None = None
         self._publish_from = 0.0
@@ -318,15 +323,28 @@ class Discovery:
         missing = FETCH_SOURCES - len(fresh) - len(self._fetching)
         busy = fresh | self._being_asked()
         self._shuffle(candidates)
+        roots = [descriptor for descriptor in candidates if self._is_root(descriptor.info)]
+        for descriptor in roots:
+            if descriptor.relay_id not in busy and self._fetch(descriptor, now):
+                taken |= networks_of(descriptor.info)
+                missing -= 1
         for descriptor in candidates:
             networks = networks_of(descriptor.info)
             if missing <= 0:
                 break
-            if descriptor.relay_id in busy or (self._rules.distinct_networks and networks & taken):
+            if (
+                descriptor in roots
+                or descriptor.relay_id in busy
+                or (self._rules.distinct_networks and networks & taken)
+            ):
                 continue
             taken |= networks
             missing -= self._fetch(descriptor, now)
         return in_trouble or len(fresh) < FETCH_SOURCES
+
+    def _is_root(self, source: RelayInfo) -> bool:
+        """Whether we dial it at an address that the application has named."""
+        return self._engine.core.address_of(source) in self._bootstrap
 
     def _being_asked(self) -> set[RelayId]:
         return {source.relay_id for source in self._fetching.values()}
@@ -345,8 +363,12 @@ class Discovery:
         self._fetcher.fetch(circuit, now, lambda fetched, then: self._done(circuit, fetched, then))
 
     def _way_to(self, source: RelayInfo, now: float) -> tuple[RelayInfo, ...]:
-        """One hop for a relay, whose neighbours are known anyway, and for a client that knows no more; else three."""
-        if self._own is not None:
+        """One hop for a relay, whose neighbours are known anyway, and for a client that knows no more; else three.
+
+        One hop also to a node at a bootstrap address that was not reached there yet: we have spoken to that address in
+        clear, and only so we know that the node is the one that was meant.
+        """
+        if self._own is not None or (self._is_root(source) and source.relay_id not in self._rooted):
             return (source,)
         core = self._engine.core
         rules = PathRules(
@@ -371,7 +393,9 @@ class Discovery:
         wall = self._epoch + now
         self._asked[fetched.source] = wall
         networks = networks_of(source) if self._rules.distinct_networks else frozenset[str]()
-        self.views.show(fetched.source, fetched.relays, wall, networks=networks)
+        if circuit.hops == 1 and self._is_root(source):
+            self._rooted.add(fetched.source)
+        self.views.show(fetched.source, fetched.relays, wall, networks=networks, rooted=fetched.source in self._rooted)
         for relay_id in fetched.relays:
             self._forget_introduced(relay_id)
             descriptor = self.known.get(relay_id)

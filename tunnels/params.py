@@ -513,6 +513,9 @@ SERVE_BURST: Final = 20.0
 VIEW_LIFETIME: Final = 86400.0
 """Seconds for which what a source showed counts: after a MAX_DESCRIPTOR_LIFETIME nothing of it is valid any more."""
 
+ROOT_LIFETIME: Final = 7200.0
+"""Seconds for which no majority of sources counts against one that the application has named: two fetches."""
+
 GOSSIP_INTERVAL: Final = 60.0
 """Seconds between a relay's comparisons with another one, less up to GOSSIP_JITTER (SPEC 12.2)."""
 

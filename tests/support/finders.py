@@ -58,7 +58,7 @@ class Finder(Node):
 class Finders(World):
     def finder(self, *, relay: bool = True, address: Address | None = None, rules: Rules = RULES,
                says: Sequence[Address] = (), exits: bool = False, configured: Sequence[RelayInfo] = (),
-               verify: Verify = verify, after: float = 0.0) -> Finder:  # fmt: skip
+               verify: Verify = verify, after: float = 0.0, bootstrap: Sequence[Address] = ()) -> Finder:  # fmt: skip
         """A node with a directory of its own.
 
         Args:
@@ -75,6 +75,7 @@ class Finders(World):
         discovery = Discovery(
             network_id=self.network_id, verify=verify, rules=rules, own=own if relay else None, configured=configured,
             timers=timers, epoch=self.epoch,
+            bootstrap=bootstrap,
         )  # fmt: skip
         keys: dict[str, Any] = {}
         if relay:

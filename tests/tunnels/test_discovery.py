@@ -355,9 +355,9 @@ def published(node: Finder) -> int:
     return RelayDescriptor.decode(node.described).published
 
 
-def test_a_relay_describes_itself_anew_within_its_interval_and_the_others_hear_of_it() -> None:
+def test_a_relay_describes_itself_anew_within_its_interval() -> None:
     async def story(world: Finders) -> None:
-        first, second = settled(world, 2)
+        first = world.finder(after=9e6)
         times = [published(first)]
         for _ in range(24):
             await world.sleep(3600)
@@ -367,10 +367,6 @@ def test_a_relay_describes_itself_anew_within_its_interval_and_the_others_hear_o
         assert all(
             PUBLISH_INTERVAL / 2 < later - earlier <= PUBLISH_INTERVAL + 3600 for earlier, later in pairwise(times)
         )
-        await world.sleep(3 * GOSSIP_INTERVAL)
-        known = second.discovery.known.get(first.relay_id)
-        assert known is not None
-        assert known.published == published(first)
 
     in_world(story)
 

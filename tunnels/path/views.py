@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from tunnels.ids import RelayId
-from tunnels.params import MAX_DISAGREEMENT, MIN_SOURCES, VIEW_LIFETIME
+from tunnels.params import MAX_DISAGREEMENT, MIN_SOURCES, ROOT_LIFETIME, VIEW_LIFETIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class View:
     relays: frozenset[RelayId]
     seen: float
     networks: frozenset[str]
+    rooted: bool
 
 
 class Views:
@@ -38,15 +39,19 @@ class Views:
         return len(self._views)
 
     def show(self, source: RelayId, relays: Iterable[RelayId], now: float, *,
-             networks: Collection[str] = frozenset()) -> None:  # fmt: skip
+             networks: Collection[str] = frozenset(), rooted: bool = False) -> None:  # fmt: skip
         """`source` has shown its whole set.
 
         Args:
             networks: all in which the source says it is (`select.networks_of`): one it has only made up adds no second
                 voice to the one it has.  Empty where networks are not told apart.
+            rooted: whether it is one that the application told us to begin with.  No other takes its place, and no
+                majority counts against it.
         """
-        view = View(source, frozenset(relays), now, frozenset(networks))
+        view = View(source, frozenset(relays), now, frozenset(networks), rooted)
         same = [known for known, other in self._views.items() if known == source or other.networks & view.networks]
+        if not rooted and any(self._has_root(known, now) for known in same if known != source):
+            return
         self._remove(same)
         self._views[source] = view
         for relay_id in view.relays:
@@ -114,7 +119,16 @@ class Views:
         views = list(self._views.values())
         groups = ([b for b in views if _difference(a.relays, b.relays) <= MAX_DISAGREEMENT] for a in views)
         largest = max(groups, key=len, default=[])
-        return largest if len(largest) > len(views) / 2 and len(largest) > self.min_sources else []
+        if len(largest) <= len(views) / 2 or len(largest) <= self.min_sources:
+            return []
+        # Who makes up relays makes up sources too.  What he cannot make up is whom the application has named.
+        newest = max(view.seen for view in views)
+        return largest if all(v in largest for v in views if self._has_root(v.source, newest)) else []
+
+    def _has_root(self, source: RelayId, now: float) -> bool:
+        """Whether it is rooted, and was heard lately: what is older may differ because the network has changed."""
+        view = self._views[source]
+        return view.rooted and now - view.seen < ROOT_LIFETIME
 
     def _remove(self, keys: Iterable[RelayId]) -> None:
         for key in keys:
